@@ -1,0 +1,287 @@
+//! `results.md`: what came out, in tables, with what it was measured on.
+
+use std::fmt::Write;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::candidate::{DEBIAN, FLOOR, TWILL};
+use super::idle::Idle;
+use super::{MEMORY_ROUNDS, Options, Outcome, WARM_UP};
+use crate::process;
+
+/// Everything that is written down.
+pub(super) struct Report<'a> {
+    pub(super) command: &'a str,
+    pub(super) options: &'a Options,
+    pub(super) named: &'a [(&'a str, Outcome)],
+    pub(super) missing: &'a [String],
+    pub(super) idle: &'a Result<Idle, String>,
+}
+
+impl Report<'_> {
+    pub(super) fn markdown(&self) -> Result<String> {
+        let mut out = String::from("# ADD and DEL, measured\n\n");
+        self.conditions(&mut out)?;
+        self.one_at_a_time(&mut out)?;
+        self.at_once(&mut out)?;
+        self.ratios(&mut out)?;
+        self.daemon(&mut out)?;
+        self.notes(&mut out)?;
+        Ok(out)
+    }
+
+    fn outcome(&self, name: &str) -> Option<&Outcome> {
+        self.named
+            .iter()
+            .find(|(other, _)| *other == name)
+            .map(|(_, outcome)| outcome)
+    }
+
+    fn conditions(&self, out: &mut String) -> Result<()> {
+        let Options {
+            rounds,
+            at_once_rounds,
+            pods,
+            ..
+        } = self.options;
+        writeln!(
+            out,
+            "- **when, on what**: {}, Linux {}, {}",
+            date()?,
+            kernel()?,
+            processor()?
+        )?;
+        writeln!(
+            out,
+            "- **rounds**: {rounds} one at a time, {at_once_rounds} of {pods} at once, interleaved, \
+             after {WARM_UP} that are not counted"
+        )?;
+        writeln!(out, "- **command**: `{}`", self.command)?;
+        for missing in self.missing {
+            writeln!(out, "- **left out**: {missing}")?;
+        }
+        Ok(writeln!(out)?)
+    }
+
+    fn one_at_a_time(&self, out: &mut String) -> Result<()> {
+        out.push_str("## One at a time\n\n");
+        out.push_str(
+            "| | ADD median (ms) | p99 | CPU | DEL median (ms) | p99 | CPU | peak RSS (MiB) |\n",
+        );
+        out.push_str("|---|---:|---:|---:|---:|---:|---:|---:|\n");
+        for (name, Outcome { add, del, peak_kib }) in self.named {
+            let cells = [&add.wall, &del.wall].map(|wall| (wall.median(), wall.percentile(99)));
+            let [(add_median, add_p99), (del_median, del_p99)] = cells;
+            let (add_cpu, del_cpu) = (add.cpu.median(), del.cpu.median());
+            let peak = *peak_kib as f64 / 1024.0;
+            writeln!(
+                out,
+                "| {name} | {add_median:.2} | {add_p99:.2} | {add_cpu:.2} \
+                 | {del_median:.2} | {del_p99:.2} | {del_cpu:.2} | {peak:.1} |"
+            )?;
+        }
+        Ok(writeln!(out)?)
+    }
+
+    fn at_once(&self, out: &mut String) -> Result<()> {
+        writeln!(out, "## {} at once\n", self.options.pods)?;
+        out.push_str("| | ADD per pod (ms) | pods/s | median (ms) | p99 | CPU | ");
+        out.push_str("DEL per pod (ms) | pods/s | median (ms) | p99 | CPU |\n");
+        out.push_str("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n");
+        for (name, Outcome { add, del, .. }) in self.named {
+            write!(out, "| {name} ")?;
+            for verb in [add, del] {
+                let per_pod = verb.per_pod.median();
+                let (median, p99) = (verb.at_once.median(), verb.at_once.percentile(99));
+                let (rate, cpu) = (1e3 / per_pod, verb.at_once_cpu.median());
+                write!(
+                    out,
+                    "| {per_pod:.2} | {rate:.0} | {median:.1} | {p99:.1} | {cpu:.2} "
+                )?;
+            }
+            out.push_str("|\n");
+        }
+        Ok(writeln!(out)?)
+    }
+
+    fn ratios(&self, out: &mut String) -> Result<()> {
+        let Some(twill) = self.outcome(TWILL) else {
+            return Ok(());
+        };
+        out.push_str("## twill against the others (medians; above 1: the other takes longer)\n\n");
+        out.push_str("| the other ÷ twill | ADD | CPU of an ADD | ADD at once | DEL | DEL at once | peak RSS |\n");
+        out.push_str("|---|---:|---:|---:|---:|---:|---:|\n");
+        for (name, other) in self.named.iter().filter(|(name, _)| *name != TWILL) {
+            let pairs = [
+                (other.add.wall.median(), twill.add.wall.median()),
+                (other.add.cpu.median(), twill.add.cpu.median()),
+                (other.add.per_pod.median(), twill.add.per_pod.median()),
+                (other.del.wall.median(), twill.del.wall.median()),
+                (other.del.per_pod.median(), twill.del.per_pod.median()),
+                (other.peak_kib as f64, twill.peak_kib as f64),
+            ];
+            let cells = pairs
+                .map(|(other, ours)| format!("{:.2}", other / ours))
+                .join(" | ");
+            writeln!(out, "| {name} | {cells} |")?;
+        }
+        writeln!(out)?;
+        let ours = twill.add.wall.median();
+        let against = |name: &str| {
+            self.outcome(name)
+                .map(|other| ours / other.add.wall.median())
+        };
+        if let Some(share) = against(DEBIAN) {
+            let mark = if share <= 1.0 / 6.0 {
+                "reached"
+            } else {
+                "not reached"
+            };
+            writeln!(
+                out,
+                "- ADD is at most 1/6 of Debian's bridge + host-local: 1/{:.1}, {mark}",
+                1.0 / share
+            )?;
+        }
+        if let Some(times) = against(FLOOR) {
+            let mark = if times <= 1.5 {
+                "reached"
+            } else {
+                "not reached"
+            };
+            writeln!(
+                out,
+                "- ADD is at most 1.5 times the floor: {times:.2} times, {mark}"
+            )?;
+        }
+        Ok(writeln!(out)?)
+    }
+
+    fn daemon(&self, out: &mut String) -> Result<()> {
+        out.push_str("## twilld, idle, with two peers\n\n");
+        match self.idle {
+            Ok(Idle {
+                rss_kib,
+                peak_kib,
+                cpu_ms,
+                seconds,
+            }) => {
+                let [rss, peak] = [rss_kib, peak_kib].map(|kib| *kib as f64 / 1024.0);
+                let mark = if rss <= 8.0 { "reached" } else { "not reached" };
+                writeln!(
+                    out,
+                    "- RSS {rss:.1} MiB (at its largest {peak:.1}); at most 8: {mark}"
+                )?;
+                writeln!(out, "- CPU {cpu_ms:.2} ms in {seconds:.0} s")?;
+            }
+            Err(error) => writeln!(out, "not measured: {error}")?,
+        }
+        Ok(writeln!(out)?)
+    }
+
+    fn notes(&self, out: &mut String) -> Result<()> {
+        out.push_str(
+            "## How\n\n\
+             Every candidate has a network namespace and a bridge of its own; the pods' namespaces are \
+             made beforehand, so only the plugin is timed: from before posix_spawn to after wait4. CPU is \
+             user and system time of the process and of those it waited for; what the kernel does later \
+             is nobody's. \"per pod\" is the wall time of all divided by their number; median and p99 are \
+             of each process from its own start.\n\n\
+             The floor is a static process that sends the bare netlink messages for the same result \
+             (veth with its peer in the pod's namespace, bridge port with hairpin; address, link up, two \
+             routes) with every number given to it: no config, no lookup, no reservation, no result. ",
+        );
+        writeln!(
+            out,
+            "Peak RSS is the largest process of an ADD or DEL, the largest of {MEMORY_ROUNDS} rounds of their own."
+        )?;
+        Ok(())
+    }
+}
+
+fn said(program: &str, args: &[&str]) -> Result<String> {
+    Ok(process::check(Command::new(program).args(args))?
+        .stdout_text()
+        .trim()
+        .to_owned())
+}
+
+fn date() -> Result<String> {
+    said("date", &["-u", "+%Y-%m-%d"])
+}
+
+fn kernel() -> Result<String> {
+    said("uname", &["-r"])
+}
+
+fn processor() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo")?;
+    let count = text
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
+    let model = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+    let unnamed = std::env::consts::ARCH;
+    Ok(format!("{count} × {}", model.unwrap_or(unnamed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::candidate::UPSTREAM;
+    use super::*;
+
+    fn outcome(add_ms: f64) -> Outcome {
+        let mut outcome = Outcome {
+            peak_kib: 1024,
+            ..Outcome::default()
+        };
+        for verb in [&mut outcome.add, &mut outcome.del] {
+            for series in [
+                &mut verb.wall,
+                &mut verb.cpu,
+                &mut verb.at_once,
+                &mut verb.per_pod,
+            ] {
+                series.push(add_ms);
+            }
+        }
+        outcome
+    }
+
+    #[test]
+    fn the_report_says_what_is_reached_and_what_is_not() {
+        let named = [
+            (FLOOR, outcome(1.0)),
+            (TWILL, outcome(2.0)),
+            (DEBIAN, outcome(14.0)),
+        ];
+        let missing = [format!("{UPSTREAM}: not installed")];
+        let idle = Ok(Idle {
+            rss_kib: 4096,
+            peak_kib: 5120,
+            cpu_ms: 0.1,
+            seconds: 5.0,
+        });
+        let options = Options::default();
+        let report = Report {
+            command: "bench",
+            options: &options,
+            named: &named,
+            missing: &missing,
+            idle: &idle,
+        };
+        let text = report.markdown().unwrap();
+        for part in [
+            "| twill | 2.00 | 2.00 |",
+            "1/7.0, reached",
+            "2.00 times, not reached",
+            "RSS 4.0 MiB (at its largest 5.0); at most 8: reached",
+            "**left out**: bridge + host-local v1.9.1: not installed",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+    }
+}

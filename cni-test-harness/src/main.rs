@@ -1,0 +1,124 @@
+//! `cni-test-harness demo` and `cni-test-harness bench`: arguments in, exit code out.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use cni_test_harness::{bench, demo};
+use lexopt::prelude::*;
+use nix::sys::signal::{SigSet, Signal};
+
+const USAGE: &str = "\
+usage: cni-test-harness demo [--nodes 3] [--pods 2] [--keep]   a cluster on this machine, shown
+       cni-test-harness demo --down                            removes a demo that was kept
+       cni-test-harness bench [--rounds 50] [--at-once-rounds 50] [--pods 100] [--out bench]";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cni-test-harness: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut args = lexopt::Parser::from_env();
+    match args.next()? {
+        Some(Value(verb)) if verb == "demo" => run_demo(&mut args),
+        Some(Value(verb)) if verb == "bench" => run_bench(&mut args),
+        Some(Long("help") | Short('h')) | None => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        Some(other) => Err(unexpected(other)),
+    }
+}
+
+fn unexpected(arg: lexopt::Arg<'_>) -> anyhow::Error {
+    anyhow!("{}\n{USAGE}", arg.unexpected())
+}
+
+fn run_demo(args: &mut lexopt::Parser) -> Result<()> {
+    let (mut options, mut down) = (demo::Options::default(), false);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("keep") => options.keep = true,
+            Long("down") => down = true,
+            Long("nodes") => options.nodes = args.value()?.parse()?,
+            Long("pods") => options.pods = args.value()?.parse()?,
+            Long("help") | Short('h') => {
+                println!("{USAGE}");
+                return Ok(());
+            }
+            other => return Err(unexpected(other)),
+        }
+    }
+    if down {
+        let said = if demo::stands() {
+            "the demo is removed"
+        } else {
+            "no demo stands here"
+        };
+        demo::down()?;
+        println!("{said}");
+        return Ok(());
+    }
+    take_down_when_interrupted()?;
+    demo::run(options)
+}
+
+/// Ctrl-C in the middle leaves nothing behind. The signals are blocked in every thread and waited
+/// for in one; children start with an empty mask (std sees to that).
+fn take_down_when_interrupted() -> Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            eprintln!("\ninterrupted: taking the demo down");
+            let _ = demo::down();
+            leave(130);
+        }
+    });
+    Ok(())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the main thread may be inside a child's wait; this is main.rs"
+)]
+fn leave(code: i32) -> ! {
+    std::process::exit(code)
+}
+
+fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
+    let mut options = bench::Options::default();
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("rounds") => options.rounds = args.value()?.parse()?,
+            Long("at-once-rounds") => options.at_once_rounds = args.value()?.parse()?,
+            Long("pods") => options.pods = args.value()?.parse()?,
+            Long("out") => options.out = args.value()?.into(),
+            Long("help") | Short('h') => {
+                println!("{USAGE}");
+                return Ok(());
+            }
+            other => return Err(unexpected(other)),
+        }
+    }
+    bench::run(&options, &command_line())
+}
+
+/// The command as it is written into the report: what a reader types to repeat it.
+fn command_line() -> String {
+    let args = std::env::args_os()
+        .skip(1)
+        .map(|arg: OsString| arg.to_string_lossy().into_owned());
+    std::iter::once("./dev".to_owned())
+        .chain(args)
+        .collect::<Vec<_>>()
+        .join(" ")
+}

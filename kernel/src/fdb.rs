@@ -1,0 +1,95 @@
+//! Forwarding entries: of a VXLAN device (inner MAC → underlay address) or of a bridge's port.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::neighbour::{
+    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::RouteType;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+
+use crate::error::Result;
+use crate::mac::Mac;
+use crate::neighbour::{address_of, to_attribute};
+use crate::socket::{Request, Socket};
+
+/// A forwarding entry of a device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdbEntry {
+    /// The device.
+    pub ifindex: u32,
+    /// The inner destination.
+    pub mac: Mac,
+    /// Where to: the underlay address of a VXLAN entry.
+    pub destination: Option<IpAddr>,
+    /// Never aged (NUD_PERMANENT).
+    pub permanent: bool,
+}
+
+/// `bridge fdb show`, of one device or of all, the entries that a device keeps itself (`self`).
+/// The filter of the kernel is by header (`ndm_ifindex`), since Linux 5.0 with strict checks.
+pub fn dump(socket: &mut Socket, ifindex: Option<u32>) -> Result<Vec<FdbEntry>> {
+    let mut all = NeighbourMessage::default();
+    all.header.family = AddressFamily::Bridge;
+    all.header.ifindex = ifindex.unwrap_or(0);
+    socket.dump(RouteNetlinkMessage::GetNeighbour(all), |message| {
+        parse(message).filter(|entry| ifindex.is_none_or(|i| i == entry.ifindex))
+    })
+}
+
+/// `bridge fdb replace MAC dev DEV dst IP self permanent`. Idempotent; a MAC has one destination.
+pub fn replace(ifindex: u32, mac: Mac, destination: IpAddr) -> Request {
+    let mut entry = message(ifindex, mac);
+    entry.header.state = NeighbourState::Permanent;
+    entry
+        .attributes
+        .push(NeighbourAttribute::Destination(to_attribute(destination)));
+    Request::new(
+        RouteNetlinkMessage::NewNeighbour(entry),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    )
+}
+
+/// `bridge fdb del MAC dev DEV self`. One that is gone already is deleted.
+pub fn delete(ifindex: u32, mac: Mac) -> Request {
+    Request::new(RouteNetlinkMessage::DelNeighbour(message(ifindex, mac)), 0)
+        .done_on(&[Errno::ENOENT, Errno::ENODEV])
+}
+
+fn message(ifindex: u32, mac: Mac) -> NeighbourMessage {
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = AddressFamily::Bridge;
+    entry.header.ifindex = ifindex;
+    entry.header.flags = NeighbourFlags::Own;
+    entry.header.kind = RouteType::Unspec;
+    entry
+        .attributes
+        .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    entry
+}
+
+fn parse(message: RouteNetlinkMessage) -> Option<FdbEntry> {
+    let RouteNetlinkMessage::NewNeighbour(message) = message else {
+        return None;
+    };
+    if !message.header.flags.contains(NeighbourFlags::Own) {
+        return None;
+    }
+    let (mut mac, mut destination) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::from_slice(bytes),
+            NeighbourAttribute::Destination(address) => destination = address_of(address),
+            _ => {}
+        }
+    }
+    Some(FdbEntry {
+        ifindex: message.header.ifindex,
+        mac: mac?,
+        destination,
+        // `bridge fdb add` sets NOARP beside it.
+        permanent: u16::from(message.header.state) & u16::from(NeighbourState::Permanent) != 0,
+    })
+}

@@ -1,0 +1,45 @@
+//! The only code of twill that talks to the kernel.
+//!
+//! ```text
+//!            Request ─┐                          ┌─ Result per request
+//!  link address route │  Socket::apply, one send │
+//!  neighbour fdb veth ├─────────────────────────▶│  rtnetlink
+//!                     │  Socket::dump ───────────┼─▶ Link, Address, Route, Neighbour, FdbEntry
+//!  nft::Table ────────┴─ nft::Socket, one transaction
+//!  Netns: which network namespace a socket or a sysctl belongs to
+//! ```
+//!
+//! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`veth`],
+//! [`bridge`], [`vxlan`], [`ifb`], [`address`], [`route`], [`neighbour`], [`fdb`], [`tc`]),
+//! [`netns`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon, `monitor`.
+//!
+//! Nothing here decides what should exist: callers say it, as plain values. Every operation is
+//! idempotent where the kernel lets it be, and every request has a deadline.
+
+pub mod address;
+mod attribute;
+pub mod bridge;
+pub mod conntrack;
+mod describe;
+pub mod error;
+pub mod fdb;
+pub mod ifb;
+pub mod link;
+pub mod mac;
+#[cfg(feature = "monitor")]
+pub mod monitor;
+pub mod neighbour;
+pub mod netns;
+pub mod nft;
+pub mod route;
+pub mod socket;
+pub mod sysctl;
+pub mod tc;
+pub mod tun;
+pub mod veth;
+pub mod vxlan;
+
+pub use error::{Error, Result};
+pub use mac::Mac;
+pub use netns::Netns;
+pub use socket::{Request, Socket};

@@ -1,0 +1,141 @@
+//! Network namespaces, by the file that names them.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::fstatfs;
+
+/// `f_type` of a namespace file (`NSFS_MAGIC`) and of procfs, whose `/proc/PID/ns/net` older
+/// kernels serve themselves (CNI's plugins accept both).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+/// An open network namespace. It lives at least as long as this value.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: PathBuf,
+}
+
+/// A namespace could not be opened or entered.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// The file is not there.
+    #[error("network namespace {0:?} does not exist", path.display())]
+    Missing {
+        /// The path asked for.
+        path: PathBuf,
+    },
+    /// The file is something else, e.g. the mount point that a crash left behind.
+    #[error("{0:?} is not a network namespace (file system type {magic:x})", path.display())]
+    NotANamespace {
+        /// The path asked for.
+        path: PathBuf,
+        /// The type of the file system it is on (`statfs.f_type`).
+        magic: i64,
+    },
+    /// Anything else.
+    #[error("{op} network namespace {0:?}: {source}", path.display())]
+    Io {
+        /// `open` or `enter`.
+        op: &'static str,
+        /// The path asked for.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+impl Netns {
+    /// Opens the namespace that a file names, e.g. `/run/netns/pod` or `/proc/123/ns/net`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Netns, NetnsError> {
+        let path = path.as_ref().to_owned();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if is_missing(&error) => return Err(NetnsError::Missing { path }),
+            Err(source) => {
+                return Err(NetnsError::Io {
+                    op: "open",
+                    path,
+                    source,
+                });
+            }
+        };
+        let magic = match fstatfs(&file) {
+            #[allow(
+                clippy::unnecessary_cast,
+                reason = "unsigned with musl, signed with glibc"
+            )]
+            Ok(stat) => stat.filesystem_type().0 as i64,
+            Err(errno) => {
+                return Err(NetnsError::Io {
+                    op: "open",
+                    path,
+                    source: errno.into(),
+                });
+            }
+        };
+        if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
+            return Err(NetnsError::NotANamespace { path, magic });
+        }
+        Ok(Netns { file, path })
+    }
+
+    /// The calling thread's own namespace.
+    pub fn current() -> Result<Netns, NetnsError> {
+        Netns::open("/proc/thread-self/ns/net")
+    }
+
+    /// Whether both are the same namespace, by whatever path.
+    pub fn is(&self, other: &Netns) -> Result<bool, NetnsError> {
+        let of = |ns: &Netns| {
+            let meta = ns.file.metadata().map_err(|source| NetnsError::Io {
+                op: "open",
+                path: ns.path.clone(),
+                source,
+            })?;
+            Ok((meta.dev(), meta.ino()))
+        };
+        Ok(of(self)? == of(other)?)
+    }
+
+    /// Runs `f` with the calling thread in this namespace, and comes back to `home`.
+    ///
+    /// Only the thread moves: never across an await, and never with work for other threads in
+    /// `f`. Sockets opened inside keep belonging to this namespace. If the way back is barred the
+    /// process is in a state that nobody can reason about, and ends.
+    pub fn enter<T>(&self, home: &Netns, f: impl FnOnce() -> T) -> Result<T, NetnsError> {
+        self.become_current()?;
+        let result = f();
+        if let Err(error) = home.become_current() {
+            panic!("cannot return from {}: {error}", self.path.display());
+        }
+        Ok(result)
+    }
+
+    fn become_current(&self) -> Result<(), NetnsError> {
+        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| NetnsError::Io {
+            op: "enter",
+            path: self.path.clone(),
+            source: errno.into(),
+        })
+    }
+
+    /// The descriptor, for requests that create something in this namespace.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A process that is gone answers ESRCH, a path that leads through a file ENOTDIR.
+fn is_missing(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+        || matches!(
+            error.raw_os_error().map(Errno::from_raw),
+            Some(Errno::ESRCH | Errno::ENOTDIR)
+        )
+}

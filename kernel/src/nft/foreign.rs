@@ -1,0 +1,142 @@
+//! Rules that other programs made, found by comment or by the chain they jump to, and deleted one
+//! by one: their tables are not ours to replace.
+
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, DataAttribute, ExpressionAttribute, Expressions, Immediate,
+    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, VerdictAttribute,
+};
+use nix::errno::Errno;
+
+use super::socket::{Socket, comment_of, message, words};
+use super::table::Family;
+use crate::error::{Result, unless};
+use crate::socket::Failure;
+
+/// A rule of somebody else's table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignRule {
+    /// Its chain.
+    pub chain: String,
+    /// Its number in its table.
+    pub handle: u64,
+    /// nft's comment; empty without one. iptables' comments are something else.
+    pub comment: String,
+    /// The chain that its verdict jumps or goes to.
+    pub target: Option<String>,
+}
+
+impl Socket {
+    /// `nft list chain`: whether there is such a chain.
+    pub fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool> {
+        let query = NfTablesMessage::GetChain(ChainMessage {
+            attributes: vec![
+                ChainAttribute::Table(table.to_owned()),
+                ChainAttribute::Name(chain.to_owned()),
+            ],
+        });
+        match self.raw.get(&message(family.protocol(), query)) {
+            Ok(_) => Ok(true),
+            Err(Failure::Refused {
+                errno: Errno::ENOENT,
+                ..
+            }) => Ok(false),
+            Err(failure) => Err(failure.into_error(|| words("read", family, table))),
+        }
+    }
+
+    /// `nft -a list chain`: its rules; of the whole table without a chain. None are found where
+    /// there is no such chain or table.
+    pub fn foreign_rules(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: Option<&str>,
+    ) -> Result<Vec<ForeignRule>> {
+        let mut attributes = vec![RuleAttribute::Table(table.to_owned())];
+        attributes.extend(chain.map(|chain| RuleAttribute::Chain(chain.to_owned())));
+        let query = NfTablesMessage::GetRule(RuleMessage { attributes });
+        let describe = || words("read", family, table);
+        self.dump_objects(family, query, &describe, |answer| match answer {
+            NfTablesMessage::NewRule(rule) => parse(&rule, table),
+            _ => None,
+        })
+    }
+
+    /// `nft delete rule` for each, then `nft flush chain` and `nft delete chain`, in one
+    /// transaction. What is gone already is deleted.
+    pub fn delete_foreign(
+        &mut self,
+        family: Family,
+        table: &str,
+        rules: &[ForeignRule],
+        chain: Option<&str>,
+    ) -> Result<()> {
+        let rule = |chain: &str, handle: Option<u64>| {
+            let mut attributes = vec![
+                RuleAttribute::Table(table.to_owned()),
+                RuleAttribute::Chain(chain.to_owned()),
+            ];
+            attributes.extend(handle.map(RuleAttribute::Handle));
+            NfTablesMessage::DeleteRule(RuleMessage { attributes })
+        };
+        let mut messages: Vec<_> = rules
+            .iter()
+            .map(|r| (rule(&r.chain, Some(r.handle)), 0))
+            .collect();
+        if let Some(chain) = chain {
+            messages.push((rule(chain, None), 0));
+            let attributes = vec![
+                ChainAttribute::Table(table.to_owned()),
+                ChainAttribute::Name(chain.to_owned()),
+            ];
+            messages.push((NfTablesMessage::DeleteChain(ChainMessage { attributes }), 0));
+        }
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let done = self
+            .transaction(family, messages)
+            .map_err(|failure| failure.into_error(|| words("delete rules of", family, table)));
+        unless(done, &[Errno::ENOENT])
+    }
+}
+
+fn parse(rule: &RuleMessage, wanted: &str) -> Option<ForeignRule> {
+    let (mut table, mut chain, mut handle) = (None, None, None);
+    let (mut comment, mut target) = (String::new(), None);
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::Table(name) => table = Some(name),
+            RuleAttribute::Chain(name) => chain = Some(name.clone()),
+            RuleAttribute::Handle(number) => handle = Some(*number),
+            RuleAttribute::UserData(bytes) => comment = comment_of(bytes).unwrap_or_default(),
+            RuleAttribute::Expressions(list) => target = list.iter().find_map(jumps_to),
+            _ => {}
+        }
+    }
+    table.filter(|name| *name == wanted)?;
+    Some(ForeignRule {
+        chain: chain?,
+        handle: handle?,
+        comment,
+        target,
+    })
+}
+
+fn jumps_to(expression: &ListAttribute<ExpressionAttribute>) -> Option<String> {
+    let ListAttribute::Element(attributes) = expression else {
+        return None;
+    };
+    let loads = attributes.iter().find_map(|attribute| match attribute {
+        ExpressionAttribute::Data(Expressions::Immediate(loads)) => Some(loads),
+        _ => None,
+    })?;
+    let verdict = loads.iter().find_map(|load| match load {
+        Immediate::Data(DataAttribute::Verdict(verdict)) => Some(verdict),
+        _ => None,
+    })?;
+    verdict.iter().find_map(|attribute| match attribute {
+        VerdictAttribute::Chain(name) => Some(name.clone()),
+        _ => None,
+    })
+}

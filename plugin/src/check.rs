@@ -1,0 +1,203 @@
+//! CHECK: compares what the runtime says was made with what is there. Changes nothing.
+//!
+//! What other plugins added since is no difference. [`difference`] is pure.
+
+use ipnet::IpNet;
+use kernel::link::Link;
+use kernel::route::Route;
+use kernel::{Netns, Socket, address, link, route};
+
+use crate::cni_args::CniArgs;
+use crate::config::Header;
+use crate::config::bridge::BridgeNetwork;
+use crate::config::flannel::Dialect;
+use crate::error::{Code, Error};
+use crate::invocation::Sandboxed;
+use crate::ipam::{Owner, Store};
+use crate::network::Network;
+use crate::node::Node;
+use crate::result::{AddResult, Interface};
+use crate::version::Version;
+
+/// What is there.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// The device with the bridge's name.
+    pub(crate) bridge: Option<Link>,
+    /// The device with the name that the result gives the node's end.
+    pub(crate) host: Option<Link>,
+    /// The device with the pod's interface's name, in the sandbox.
+    pub(crate) pod: Option<Link>,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpNet>,
+    /// Every route in the sandbox.
+    pub(crate) routes: Vec<Route>,
+}
+
+/// Says what is wrong with the attachment, if anything.
+pub(crate) fn check(header: &Header, request: &Sandboxed, dialect: Dialect) -> Result<(), Error> {
+    let version = Version::of_config_since(&header.version, "CHECK", Version::V0_4_0)?;
+    let args = CniArgs::parse(&request.args)?;
+    let previous = header.previous_result(version)?;
+    let network = Network::load(header, version, dialect, &args)?;
+    let mut node = Node::open()?;
+    let netns = node.sandbox(&request.netns, request.netns_override)?;
+    let owner = Owner {
+        container_id: &request.container_id,
+        ifname: &request.ifname,
+    };
+    let store = Store::new(&network.bridge.ipam.data_dir, &header.name);
+    if !store.holds_any(&owner)? {
+        return Err(failed(format!(
+            "host-local: Failed to find address added by container {}",
+            request.container_id
+        )));
+    }
+    let host = node_end(&previous, &network.bridge.bridge).map_or("", |host| &host.name);
+    let facts = facts(
+        &mut node,
+        &netns,
+        &network.bridge.bridge,
+        host,
+        &request.ifname,
+    )?;
+    match difference(&network.bridge, request, &previous, &facts) {
+        Some(difference) => Err(failed(difference)),
+        None => Ok(()),
+    }
+}
+
+fn failed(difference: String) -> Error {
+    Error::new(Code::CheckFailed, difference)
+}
+
+fn facts(
+    node: &mut Node,
+    netns: &Netns,
+    bridge: &str,
+    host: &str,
+    ifname: &str,
+) -> Result<Facts, Error> {
+    let mut read = || -> kernel::Result<Facts> {
+        let mut facts = Facts {
+            bridge: link::by_name(&mut node.socket, bridge)?,
+            ..Facts::default()
+        };
+        if !host.is_empty() {
+            facts.host = link::by_name(&mut node.socket, host)?;
+        }
+        let inside = netns.enter(&node.home, Socket::open);
+        let mut inside = inside.map_err(|error| kernel::Error::Io {
+            op: "read the sandbox".into(),
+            source: std::io::Error::other(error),
+        })??;
+        facts.pod = link::by_name(&mut inside, ifname)?;
+        if let Some(pod) = &facts.pod {
+            let addresses = address::dump(&mut inside, Some(pod.ifindex))?;
+            facts.addresses = addresses.into_iter().map(|address| address.net).collect();
+            for v6 in [false, true] {
+                facts.routes.extend(route::dump(&mut inside, v6)?);
+            }
+        }
+        Ok(facts)
+    };
+    read().map_err(|error| Error::new(Code::Kernel, error.to_string()))
+}
+
+/// The node's end in a result: what has no sandbox and is not the bridge.
+fn node_end<'a>(previous: &'a AddResult, bridge: &str) -> Option<&'a Interface> {
+    let mut interfaces = previous.interfaces.iter();
+    interfaces.find(|interface| interface.sandbox.is_empty() && interface.name != bridge)
+}
+
+/// The first thing that is not as the result says.
+pub(crate) fn difference(
+    network: &BridgeNetwork,
+    request: &Sandboxed,
+    previous: &AddResult,
+    facts: &Facts,
+) -> Option<String> {
+    let Sandboxed { ifname, netns, .. } = request;
+    let name = &network.bridge;
+    let listed = |wanted: &str| previous.interfaces.iter().find(|i| i.name == wanted);
+    let Some(pod) = listed(ifname) else {
+        return Some(format!("Interface {ifname} is not in prevResult"));
+    };
+    if pod.sandbox != *netns {
+        return Some(format!(
+            "Sandbox in prevResult {} doesn't match configured netns: {netns}",
+            pod.sandbox
+        ));
+    }
+    let Some(bridge) = facts.bridge.as_ref().filter(|link| link.kind == "bridge") else {
+        return Some(format!("bridge {name} not found"));
+    };
+    if let Some(was) = listed(name)
+        && differs(&was.mac, bridge)
+    {
+        return Some(format!(
+            "Bridge interface {name} Mac doesn't match: {}",
+            was.mac
+        ));
+    }
+    if network.promiscuous && !bridge.promiscuous {
+        return Some(format!("Bridge interface {name} is not promiscuous"));
+    }
+    let Some(inside) = &facts.pod else {
+        return Some(format!("Interface name {ifname} not found"));
+    };
+    if differs(&pod.mac, inside) {
+        let is = inside.mac.map(|mac| mac.to_string()).unwrap_or_default();
+        return Some(format!(
+            "Interface {ifname} Mac {} doesn't match container Mac: {is}",
+            pod.mac
+        ));
+    }
+    let host = facts.host.as_ref().filter(|host| {
+        let joined = host.lower == Some(inside.ifindex) && inside.lower == Some(host.ifindex);
+        joined && host.master == Some(bridge.ifindex)
+    });
+    if host.is_none() {
+        return Some(format!("CNI veth created for bridge {name} was not found"));
+    }
+    if !inside.up {
+        return Some(format!("interface {ifname} is down"));
+    }
+    for address in previous.ips.iter().filter_map(|ip| ip.address) {
+        if !facts.addresses.contains(&address.0) {
+            return Some(format!(
+                "Failed to match addr {} on interface {ifname}",
+                address.0
+            ));
+        }
+        let subnet = address.0.trunc();
+        let connected =
+            |route: &Route| route.destination == subnet && route.ifindex == Some(inside.ifindex);
+        if !facts.routes.iter().any(connected) {
+            return Some(format!(
+                "Failed to find route to {subnet} for interface {ifname}"
+            ));
+        }
+    }
+    let missing = previous
+        .routes
+        .iter()
+        .filter_map(|route| route.dst)
+        .find(|dst| {
+            let default = dst.0.prefix_len() == 0;
+            let same = |there: &Route| match default {
+                true => {
+                    there.destination.prefix_len() == 0
+                        && there.destination.addr().is_ipv6() == dst.0.addr().is_ipv6()
+                }
+                false => there.destination == dst.0.trunc(),
+            };
+            !facts.routes.iter().any(same)
+        });
+    missing.map(|dst| format!("Expected Route {} not found in routing table", dst.0))
+}
+
+/// A result that says nothing about a hardware address agrees with any.
+fn differs(was: &str, link: &Link) -> bool {
+    !was.is_empty() && was.parse::<kernel::Mac>().ok() != link.mac
+}

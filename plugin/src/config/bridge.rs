@@ -1,0 +1,297 @@
+//! The bridge plugin's keys, checked as a whole: what is left is a bridge that can be made. Pure.
+
+use kernel::Mac;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cni_args::CniArgs;
+use crate::error::{Code, Error};
+use crate::invocation;
+use crate::ipam::{self, IpamError, RawIpam, RawWishes};
+use crate::result::Dns;
+use crate::version::Version;
+
+/// The keys as they stand in a config.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Raw {
+    bridge: String,
+    is_gateway: bool,
+    is_default_gateway: bool,
+    force_address: bool,
+    ip_masq: bool,
+    ip_masq_backend: Option<String>,
+    mtu: i64,
+    hairpin_mode: bool,
+    promisc_mode: bool,
+    port_isolation: bool,
+    vlan: i64,
+    vlan_trunk: Vec<Value>,
+    macspoofchk: bool,
+    enabledad: bool,
+    disable_container_interface: bool,
+    ipam: RawIpam,
+    dns: Dns,
+    args: RawArgs,
+    runtime_config: RawPerPod,
+}
+
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default)]
+struct RawArgs {
+    cni: RawPerPod,
+}
+
+/// What a runtime asks for one pod. `RawWishes` are the same object's other keys.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawPerPod {
+    mac: String,
+    ips: Vec<crate::address::IpOf>,
+    ip_ranges: Vec<Vec<ipam::RawRange>>,
+}
+
+/// What the bridge is to its pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Gateway {
+    /// A switch and no more.
+    None,
+    /// It has the gateway's addresses, and the node forwards.
+    OfSubnet,
+    /// And every pod's default route goes through it.
+    Default,
+}
+
+/// A bridge network that ADD can attach a pod to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BridgeNetwork {
+    /// The bridge's name.
+    pub(crate) bridge: String,
+    /// Whether pods leave the network through it.
+    pub(crate) gateway: Gateway,
+    /// Replace an address of the bridge that is in the way.
+    pub(crate) force_address: bool,
+    /// Masquerade what pods send out of their subnet.
+    pub(crate) masquerade: bool,
+    /// Of the pair, and of the bridge when it is made; `None`: the kernel's default.
+    pub(crate) mtu: Option<u32>,
+    /// A pod may reach itself through the bridge.
+    pub(crate) hairpin: bool,
+    /// Pods cannot reach each other through the bridge.
+    pub(crate) isolated: bool,
+    /// The bridge receives everything.
+    pub(crate) promiscuous: bool,
+    /// The MAC address asked for.
+    pub(crate) mac: Option<Mac>,
+    /// Replaces what IPAM says about name servers.
+    pub(crate) dns: Option<Dns>,
+    /// Where addresses come from.
+    pub(crate) ipam: ipam::Config,
+}
+
+impl BridgeNetwork {
+    /// Checks every key, and refuses what cannot be honoured.
+    pub(crate) fn parse(
+        config: Value,
+        version: Version,
+        cni_args: &CniArgs,
+    ) -> Result<BridgeNetwork, Error> {
+        let raw: Raw = go_json::from_value(config).map_err(|error| {
+            Error::new(Code::Decode, format!("failed to load netconf: {error}"))
+        })?;
+        unsupported(&raw)?;
+        let invalid = |msg: String| Error::new(Code::InvalidConfig, msg);
+        if raw.hairpin_mode && raw.promisc_mode {
+            return Err(invalid(
+                "cannot set hairpin mode and promiscuous mode at the same time".into(),
+            ));
+        }
+        let bridge = match raw.bridge.as_str() {
+            "" => "cni0".to_owned(),
+            name => match invocation::ifname_fault(name) {
+                None => name.to_owned(),
+                Some(fault) => return Err(invalid(format!("bridge: {fault}: {name:?}"))),
+            },
+        };
+        let mtu = match raw.mtu {
+            // As for the bridge plugin, which takes what is negative as "not given".
+            ..=0 => None,
+            68..=65535 => Some(raw.mtu as u32),
+            mtu => return Err(invalid(format!("mtu {mtu} is not between 68 and 65535"))),
+        };
+        // The conventions' order: the runtime's capability, the operator's args, the variable.
+        let macs = [&raw.runtime_config.mac, &raw.args.cni.mac];
+        let mac = macs
+            .into_iter()
+            .chain(&cni_args.mac)
+            .find(|mac| !mac.is_empty());
+        let mac = mac.map(|text| text.parse::<Mac>()).transpose();
+        let mac = mac.map_err(|error| invalid(error.to_string()))?;
+        let wishes = |per_pod: RawPerPod| RawWishes {
+            ips: per_pod.ips,
+            ip_ranges: per_pod.ip_ranges,
+        };
+        let ipam = ipam::Config::validate(
+            &raw.ipam,
+            cni_args,
+            &RawWishes {
+                ip_ranges: vec![],
+                ..wishes(raw.args.cni)
+            },
+            &wishes(raw.runtime_config),
+            version,
+        )
+        .map_err(|error: IpamError| invalid(error.to_string()))?;
+        if ipam.routes.iter().any(|route| route.dst.is_none()) {
+            return Err(invalid("ipam.routes: a route without dst".into()));
+        }
+        Ok(BridgeNetwork {
+            bridge,
+            gateway: match (raw.is_gateway, raw.is_default_gateway) {
+                (_, true) => Gateway::Default,
+                (true, _) => Gateway::OfSubnet,
+                _ => Gateway::None,
+            },
+            force_address: raw.force_address,
+            masquerade: raw.ip_masq,
+            mtu,
+            hairpin: raw.hairpin_mode,
+            isolated: raw.port_isolation,
+            promiscuous: raw.promisc_mode,
+            mac,
+            dns: Some(raw.dns).filter(|dns| !dns.is_empty()),
+            ipam,
+        })
+    }
+}
+
+/// Keys that twill knows and does not do: better no pod than one without what was asked for.
+fn unsupported(raw: &Raw) -> Result<(), Error> {
+    let kind = raw.ipam.kind.as_str();
+    let backend = raw.ip_masq_backend.as_deref().filter(|_| raw.ip_masq);
+    let asked = [
+        (raw.vlan != 0, "vlan", raw.vlan.to_string()),
+        (
+            !raw.vlan_trunk.is_empty(),
+            "vlanTrunk",
+            format!("{:?}", raw.vlan_trunk.len()),
+        ),
+        (raw.macspoofchk, "macspoofchk", "true".into()),
+        (raw.enabledad, "enabledad", "true".into()),
+        (
+            raw.disable_container_interface,
+            "disableContainerInterface",
+            "true".into(),
+        ),
+        (kind != "host-local", "ipam.type", format!("{kind:?}")),
+        (
+            backend.is_some_and(|backend| backend != "nftables"),
+            "ipMasqBackend",
+            format!("{:?}", backend.unwrap_or_default()),
+        ),
+    ];
+    match asked.into_iter().find(|(asked, ..)| *asked) {
+        None => Ok(()),
+        Some((_, key, value)) => Err(Error::new(
+            Code::UnsupportedField,
+            format!("{key} {value} is not supported"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(mut config: Value, cni_args: &str) -> Result<BridgeNetwork, Error> {
+        if go_json::field(&config, "ipam").is_none() {
+            config["ipam"] = json!({"type":"host-local","ranges":[[{"subnet":"10.1.2.0/24"}]]});
+        }
+        let cni_args = CniArgs::parse(cni_args).unwrap();
+        BridgeNetwork::parse(config, Version::V1_0_0, &cni_args)
+    }
+
+    #[test]
+    fn what_is_not_given_is_upstreams_default() {
+        let network = parse(json!({}), "").unwrap();
+        assert_eq!(network.bridge, "cni0");
+        assert_eq!(network.gateway, Gateway::None);
+        assert_eq!(
+            (network.mtu, network.hairpin, network.masquerade),
+            (None, false, false)
+        );
+        assert_eq!(parse(json!({"mtu":-5}), "").unwrap().mtu, None);
+        assert_eq!(
+            parse(json!({"IsDefaultGateway":true}), "").unwrap().gateway,
+            Gateway::Default
+        );
+    }
+
+    #[test]
+    fn the_runtimes_mac_comes_before_args_and_args_before_the_variable() {
+        let mac = |config, args| parse(config, args).unwrap().mac.map(|m| m.to_string());
+        let args = "MAC=02:00:00:00:00:01";
+        assert_eq!(mac(json!({}), args).as_deref(), Some("02:00:00:00:00:01"));
+        let config = json!({"args":{"cni":{"mac":"02:00:00:00:00:02"}}});
+        assert_eq!(
+            mac(config.clone(), args).as_deref(),
+            Some("02:00:00:00:00:02")
+        );
+        let mut config = config;
+        config["RuntimeConfig"] = json!({"mac":"02:00:00:00:00:03"});
+        assert_eq!(mac(config, args).as_deref(), Some("02:00:00:00:00:03"));
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_with_its_code_and_key() {
+        for (config, code, word) in [
+            (json!({"mtu":"1500"}), Code::Decode, "mtu"),
+            (json!({"mtu":1500.5}), Code::Decode, "mtu"),
+            (json!({"mtu":99999999}), Code::InvalidConfig, "mtu"),
+            (json!({"ipMasq":"true"}), Code::Decode, "ipMasq"),
+            (json!({"ipam":"host-local"}), Code::Decode, "ipam"),
+            (
+                json!({"ipam":{"type":"dhcp"}}),
+                Code::UnsupportedField,
+                "ipam.type \"dhcp\"",
+            ),
+            (
+                json!({"ipam":{"type":"host-local"}}),
+                Code::InvalidConfig,
+                "no IP ranges",
+            ),
+            (json!({"bridge":"../../etc"}), Code::InvalidConfig, "bridge"),
+            (
+                json!({"bridge":"a23456789012345x"}),
+                Code::InvalidConfig,
+                "bridge",
+            ),
+            (
+                json!({"hairpinMode":true,"promiscMode":true}),
+                Code::InvalidConfig,
+                "hairpin",
+            ),
+            (json!({"vlan":5}), Code::UnsupportedField, "vlan 5"),
+            (
+                json!({"macspoofchk":true}),
+                Code::UnsupportedField,
+                "macspoofchk",
+            ),
+            (
+                json!({"runtimeConfig":{"mac":"x"}}),
+                Code::InvalidConfig,
+                "MAC",
+            ),
+            (
+                json!({"runtimeConfig":{"ips":["x"]}}),
+                Code::Decode,
+                "runtimeConfig.ips[0]",
+            ),
+        ] {
+            let error = parse(config.clone(), "").unwrap_err();
+            assert_eq!(error.code, code, "{config}: {error}");
+            assert!(error.msg.contains(word), "{config}: {error}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! DEL: finds what there is of an attachment by its names alone, and takes it away.
+//!
+//! Nothing that may be missing is needed: no sandbox, no `subnet.env`, no valid delegate or
+//! ranges, no earlier result. What fails is reported after everything was tried.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use kernel::netns::NetnsError;
+use kernel::{Netns, Socket, address, link};
+use serde_json::Value;
+
+use crate::attachment::Attachment;
+use crate::config::Header;
+use crate::config::flannel::{ipam_data_dir, scratch_dir};
+use crate::error::{Code, Error};
+use crate::invocation::Container;
+use crate::ipam::{Owner, Store};
+use crate::masquerade::mark;
+use crate::node::{Node, delete_masquerade, host_netns};
+use crate::scratch::Scratch;
+use crate::version::Version;
+
+/// Detaches the container.
+pub(crate) fn del(
+    header: &Header,
+    request: &Container,
+    stderr: &mut dyn Write,
+) -> Result<(), Error> {
+    Version::of_config(&header.version)?;
+    let scratch = Scratch::new(&scratch_dir(&header.config), &request.container_id);
+    let rendered = scratch.read(&header.name);
+    let stores = stores(header, rendered.as_ref());
+    let owner = Owner {
+        container_id: &request.container_id,
+        ifname: &request.ifname,
+    };
+    let attachment = Attachment {
+        network: header.name.clone(),
+        container_id: request.container_id.clone(),
+        ifname: request.ifname.clone(),
+    };
+    let mut errors = vec![];
+    // The link first: an address must not be given to another pod while it is still in use.
+    errors.extend(delete_link(&attachment, request, &owner, &stores, stderr).err());
+    let masquerades = rendered.and_then(|config| go_json::field(&config, "ipMasq")?.as_bool());
+    if masquerades != Some(false) {
+        errors.extend(delete_masquerade(&mark(&attachment), |_| false).err());
+    }
+    for store in &stores {
+        errors.extend(store.release(&owner).map_err(Error::from).err());
+    }
+    if errors.is_empty() {
+        errors.extend(scratch.remove(&header.name).err());
+    }
+    Error::join(errors)
+}
+
+/// Where the attachment may hold addresses: by today's config, and by the one of its ADD.
+fn stores(header: &Header, rendered: Option<&Value>) -> Vec<Store> {
+    let configs = std::iter::once(&header.config).chain(rendered);
+    let dirs: BTreeSet<_> = configs.map(ipam_data_dir).collect();
+    dirs.iter()
+        .map(|dir| Store::new(dir, &header.name))
+        .collect()
+}
+
+fn delete_link(
+    attachment: &Attachment,
+    request: &Container,
+    owner: &Owner<'_>,
+    stores: &[Store],
+    stderr: &mut dyn Write,
+) -> Result<(), Error> {
+    let mut node = Node::open()?;
+    let deleted = node.delete_pair(attachment)?;
+    let Some(path) = &request.netns else {
+        return Ok(());
+    };
+    let netns = match Netns::open(path) {
+        Ok(netns) => netns,
+        Err(error @ (NetnsError::Missing { .. } | NetnsError::NotANamespace { .. })) => {
+            let _ = writeln!(stderr, "twill: {error}: nothing to delete in it");
+            return Ok(());
+        }
+        Err(error) => return Err(Error::new(Code::Kernel, error.to_string())),
+    };
+    let refused = |error: NetnsError| Error::new(Code::Kernel, error.to_string());
+    if !request.netns_override && netns.is(&node.home).map_err(refused)? {
+        return Err(host_netns());
+    }
+    match deleted {
+        true => Ok(()),
+        false => delete_other_made(&mut node, &netns, owner, stores),
+    }
+}
+
+/// Deletes an interface that the Go plugins made: its node's end has a random name and no alias,
+/// so it is found from within the sandbox. It stays if it is another attachment's: runtimes call
+/// DEL for an ADD that was refused because the interface was there.
+fn delete_other_made(
+    node: &mut Node,
+    netns: &Netns,
+    owner: &Owner<'_>,
+    stores: &[Store],
+) -> Result<(), Error> {
+    let refused = |error: &dyn std::fmt::Display| Error::new(Code::Kernel, error.to_string());
+    let mut inside = netns
+        .enter(&node.home, Socket::open)
+        .map_err(|error| refused(&error))?
+        .map_err(|error| refused(&error))?;
+    let found = link::by_name(&mut inside, owner.ifname).map_err(|error| refused(&error))?;
+    let Some(pod) = found.filter(|link| link.kind == "veth") else {
+        return Ok(());
+    };
+    let host = match pod.lower {
+        Some(ifindex) => {
+            link::by_index(&mut node.socket, ifindex).map_err(|error| refused(&error))?
+        }
+        None => None,
+    };
+    let alias = host.and_then(|host| host.alias).unwrap_or_default();
+    if Attachment::from_alias(&alias).is_some() {
+        return Ok(());
+    }
+    let addresses =
+        address::dump(&mut inside, Some(pod.ifindex)).map_err(|error| refused(&error))?;
+    let others = addresses.iter().any(|address| {
+        let holder = |store: &Store| store.holder_of(address.net.addr());
+        stores
+            .iter()
+            .filter_map(holder)
+            .any(|holder| !holder.is(owner))
+    });
+    match others {
+        true => Ok(()),
+        false => inside
+            .apply_all(&[link::delete_index(pod.ifindex)])
+            .map_err(|error| refused(&error)),
+    }
+}

@@ -1,0 +1,137 @@
+//! Which files an owner holds, without reading them all: an index beside a network's folder, a
+//! symbolic link for each owner whose target lists the names of its files.
+//!
+//! The folder's own modification time says whether the index is whole: twill sets it to
+//! [`SEALED`] after every change of its own, and whatever host-local makes or removes there sets
+//! it to now. A folder that is not sealed is read as a whole, once, and its index made anew.
+//! A link is only a hint: what a file says is what counts. Both are changed under the lock.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+use super::{Held, Owner};
+use crate::attachment;
+
+/// Seconds since the epoch: no change of today has this time.
+const SEALED: i64 = 1;
+/// Separates names in a link's target; no name has one.
+const SEPARATOR: &str = "/";
+
+/// The index of one network.
+#[derive(Debug)]
+pub(super) struct Index<'a> {
+    folder: &'a Path,
+    links: PathBuf,
+}
+
+impl Index<'_> {
+    /// The index of a folder; nothing is read or made yet. It is beside the folder, hidden and so
+    /// no network's, because host-local reads whatever is inside.
+    pub(super) fn of(folder: &Path) -> Index<'_> {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        Index {
+            folder,
+            links: folder.with_file_name(format!(".{name}.owners")),
+        }
+    }
+
+    /// Whether every file in the folder is in the index. Fails where there is no folder.
+    pub(super) fn is_whole(&self) -> io::Result<bool> {
+        let meta = fs::metadata(self.folder)?;
+        let sealed = meta.mtime() == SEALED && meta.mtime_nsec() == 0;
+        Ok(sealed && fs::metadata(&self.links).is_ok())
+    }
+
+    /// Says that it is.
+    pub(super) fn seal(&self) {
+        let time = TimeSpec::new(SEALED, 0);
+        // Without it the next one reads the folder.
+        let _ = utimensat(
+            AT_FDCWD,
+            self.folder,
+            &time,
+            &time,
+            UtimensatFlags::FollowSymlink,
+        );
+    }
+
+    /// The files that may be the owner's, and those that may be its container's as a whole.
+    pub(super) fn names(&self, owner: &Owner<'_>) -> Vec<String> {
+        let mut names = self.read(&self.link(owner.container_id, owner.ifname));
+        names.extend(self.read(&self.link(owner.container_id, "")));
+        names
+    }
+
+    /// Notes that a file is the holder's.
+    pub(super) fn add(&self, held: &Held, name: &str) -> io::Result<()> {
+        let link = self.link_of(held);
+        let mut names = self.read(&link);
+        names.retain(|known| known != name);
+        names.push(name.to_owned());
+        self.write(&link, &names)
+    }
+
+    /// Notes that it is not any more.
+    pub(super) fn remove(&self, held: &Held, name: &str) -> io::Result<()> {
+        let link = self.link_of(held);
+        let mut names = self.read(&link);
+        names.retain(|known| known != name);
+        self.write(&link, &names)
+    }
+
+    /// Makes the index of these files in the place of what is there.
+    pub(super) fn rebuild<'a>(
+        &self,
+        files: impl Iterator<Item = (&'a str, &'a Held)>,
+    ) -> io::Result<()> {
+        let mut owners: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+        for (name, held) in files {
+            let names = owners.entry(self.link_of(held)).or_default();
+            names.push(name.to_owned());
+        }
+        match fs::remove_dir_all(&self.links) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => fs::create_dir(&self.links)?,
+        }
+        let mut owners = owners.into_iter();
+        owners.try_for_each(|(link, names)| symlink(names.join(SEPARATOR), link))
+    }
+
+    fn write(&self, link: &Path, names: &[String]) -> io::Result<()> {
+        match fs::remove_file(link) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        match names {
+            [] => Ok(()),
+            names => symlink(names.join(SEPARATOR), link),
+        }
+    }
+
+    fn read(&self, link: &Path) -> Vec<String> {
+        let target = fs::read_link(link).unwrap_or_default();
+        let names = target.to_str().unwrap_or_default().split(SEPARATOR);
+        let names = names.filter(|name| !["", ".", ".."].contains(name));
+        names.map(str::to_owned).collect()
+    }
+
+    fn link_of(&self, held: &Held) -> PathBuf {
+        match held {
+            Held::By(id, ifname) => self.link(id, ifname),
+            Held::ByContainer(id) => self.link(id, ""),
+        }
+    }
+
+    /// Two owners may have one link: then it lists the files of both.
+    fn link(&self, container_id: &str, ifname: &str) -> PathBuf {
+        let hash = attachment::hash(&[container_id.as_bytes(), ifname.as_bytes()]);
+        self.links.join(format!("{hash:016x}"))
+    }
+}

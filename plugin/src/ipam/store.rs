@@ -1,0 +1,529 @@
+//! Reservations on disk, in host-local's layout: `<dataDir>/<network>/` holds a file per address
+//! (its owner inside), `last_reserved_ip.<n>` per range set, and `lock`. twill adds `boot_id`.
+//!
+//! Every change is made under the lock, by host-local too, and nothing is synced: what counts is
+//! that a process killed at any point leaves files that the next one understands. What an owner
+//! holds is found by the [`Index`].
+
+use std::cell::Cell;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use fs2::FileExt;
+
+use super::index::Index;
+use super::{Boot, Held, IpamError, Owner};
+
+/// The reservations of one network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Store {
+    dir: PathBuf,
+}
+
+/// A store that nobody else changes meanwhile.
+#[derive(Debug)]
+pub(crate) struct Locked<'a> {
+    dir: &'a Path,
+    index: Index<'a>,
+    /// The index is to be trusted, and is kept up with every change.
+    whole: Cell<bool>,
+    _lock: File,
+}
+
+const BOOT_ID: &str = "boot_id";
+
+impl Store {
+    /// The store of a network; nothing is read or made yet. `network` is a valid network name,
+    /// and so a file name.
+    pub(crate) fn new(data_dir: &Path, network: &str) -> Store {
+        Store {
+            dir: data_dir.join(network),
+        }
+    }
+
+    /// Waits for the lock; makes the folder where it is missing.
+    pub(crate) fn lock(&self) -> Result<Locked<'_>, IpamError> {
+        let path = self.dir.join("lock");
+        let file = match open_lock(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o755)
+                    .create(&self.dir)
+                    .map_err(IpamError::io("create folder", &self.dir))?;
+                open_lock(&path)
+            }
+            other => other,
+        }
+        .map_err(IpamError::io("open lock", &path))?;
+        FileExt::lock_exclusive(&file).map_err(IpamError::io("lock", &path))?;
+        Ok(Locked {
+            dir: &self.dir,
+            index: Index::of(&self.dir),
+            whole: Cell::new(false),
+            _lock: file,
+        })
+    }
+
+    /// The addresses that have a file, whatever is in it. None where the folder is missing.
+    pub(crate) fn addresses(&self) -> Result<Vec<IpAddr>, IpamError> {
+        let files = self.files()?;
+        Ok(files.into_iter().filter_map(|(_, ip)| ip).collect())
+    }
+
+    /// The address that was reserved last from a range set. What cannot be read is no address.
+    pub(crate) fn last_reserved(&self, set: usize) -> Option<IpAddr> {
+        last_reserved(&self.dir, set)
+    }
+
+    /// Whether nobody has a file of the address.
+    pub(crate) fn is_free(&self, ip: IpAddr) -> bool {
+        let meta = fs::symlink_metadata(self.dir.join(ip.to_string()));
+        meta.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    }
+
+    /// Who holds the address; None if nobody does.
+    pub(crate) fn holder_of(&self, ip: IpAddr) -> Option<Held> {
+        read_holder(&self.dir.join(ip.to_string()))
+    }
+
+    /// Whether the owner holds any address.
+    pub(crate) fn holds_any(&self, owner: &Owner<'_>) -> Result<bool, IpamError> {
+        let index = Index::of(&self.dir);
+        let hinted = index.names(owner);
+        let is = |name: &String| read_holder(&self.dir.join(name)).is_some_and(|h| h.is(owner));
+        if index.is_whole().unwrap_or(false) && hinted.iter().any(is) {
+            return Ok(true);
+        }
+        Ok(self.held()?.iter().any(|(_, held)| held.is(owner)))
+    }
+
+    /// Removes everything that the owner holds, whatever the file's name; nothing to remove is
+    /// fine. Legacy files are the owner's only if it has no other, as for host-local.
+    ///
+    /// Runtimes repeat DEL: one that finds nothing reads no file and takes no lock, unless
+    /// somebody else changed the folder.
+    pub(crate) fn release(&self, owner: &Owner<'_>) -> Result<(), IpamError> {
+        let index = Index::of(&self.dir);
+        match index.is_whole() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Ok(true) if index.names(owner).is_empty() => return Ok(()),
+            _ => {}
+        }
+        let locked = self.lock()?;
+        locked.make_index()?;
+        let mut found = locked.held_by(owner)?;
+        if found.iter().any(|(_, held)| matches!(held, Held::By(..))) {
+            found.retain(|(_, held)| matches!(held, Held::By(..)));
+        }
+        let mut found = found.iter();
+        found.try_for_each(|(name, held)| locked.remove(name, held))
+    }
+
+    /// Removes every reservation that says whose it is, unless it is to be `kept`; returns whose
+    /// they were.
+    pub(crate) fn release_others(
+        &self,
+        kept: impl Fn(&Held) -> bool,
+    ) -> Result<Vec<Held>, IpamError> {
+        let mut found = self.held()?;
+        found.retain(|(_, held)| !kept(held));
+        if found.is_empty() {
+            return Ok(vec![]);
+        }
+        let locked = self.lock()?;
+        locked.make_index()?;
+        for (name, held) in &found {
+            // Since it was read a DEL may have released it, and an ADD reserved it again.
+            if read_holder(&self.dir.join(name)).as_ref() == Some(held) {
+                locked.remove(name, held)?;
+            }
+        }
+        Ok(found.into_iter().map(|(_, held)| held).collect())
+    }
+
+    /// Gives back addresses that this process has just reserved.
+    pub(crate) fn give_back(&self, ips: impl IntoIterator<Item = IpAddr>) -> Result<(), IpamError> {
+        let locked = self.lock()?;
+        locked.make_index()?;
+        ips.into_iter().try_for_each(|ip| locked.give_back(ip))
+    }
+
+    fn held(&self) -> Result<Vec<(String, Held)>, IpamError> {
+        let files = self.files()?.into_iter();
+        Ok(files
+            .filter_map(|(name, _)| read_holder(&self.dir.join(&name)).map(|held| (name, held)))
+            .collect())
+    }
+
+    /// The folder's files that could be reservations, and the address that each is named after.
+    fn files(&self) -> Result<Vec<(String, Option<IpAddr>)>, IpamError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
+            other => other.map_err(IpamError::io("read folder", &self.dir))?,
+        };
+        let mut files = vec![];
+        for entry in entries {
+            let entry = entry.map_err(IpamError::io("read folder", &self.dir))?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                continue;
+            };
+            let ours = name == "lock" || name == BOOT_ID || name.starts_with("last_reserved_ip.");
+            if !ours {
+                files.push((name.to_owned(), name.parse().ok()));
+            }
+        }
+        Ok(files)
+    }
+}
+
+impl Locked<'_> {
+    /// Makes the index whole if it is not: comes before every look at it and every change.
+    pub(crate) fn make_index(&self) -> Result<(), IpamError> {
+        let whole = self.index.is_whole().unwrap_or(false) || {
+            let held = self.store().held()?;
+            let files = held.iter().map(|(name, held)| (name.as_str(), held));
+            self.index.rebuild(files).is_ok()
+        };
+        self.whole.set(whole);
+        Ok(())
+    }
+
+    /// The files that are the owner's, and those of its container as a whole.
+    pub(crate) fn held_by(&self, owner: &Owner<'_>) -> Result<Vec<(String, Held)>, IpamError> {
+        let mut found: Vec<(String, Held)> = match self.whole.get() {
+            false => self.store().held()?,
+            true => (self.index.names(owner).into_iter())
+                .filter_map(|name| Some((read_holder(&self.dir.join(&name))?, name)))
+                .map(|(held, name)| (name, held))
+                .collect(),
+        };
+        found.retain(|(_, held)| held.is(owner));
+        Ok(found)
+    }
+
+    fn store(&self) -> Store {
+        Store {
+            dir: self.dir.to_owned(),
+        }
+    }
+
+    fn remove(&self, name: &str, held: &Held) -> Result<(), IpamError> {
+        remove(&self.dir.join(name))?;
+        self.keep_up(|index| index.remove(held, name));
+        Ok(())
+    }
+
+    /// An index that could not be kept up is made anew by the next one.
+    fn keep_up(&self, change: impl FnOnce(&Index<'_>) -> io::Result<()>) {
+        if self.whole.get() {
+            self.whole.set(change(&self.index).is_ok());
+        }
+    }
+
+    /// Reserves the address, unless it is somebody's. A file without content was left by a process
+    /// that was killed between making and writing it, and is free.
+    pub(crate) fn take(&self, ip: IpAddr, owner: &Owner<'_>) -> Result<bool, IpamError> {
+        let name = ip.to_string();
+        let path = self.dir.join(&name);
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o600);
+        let file = match options.clone().create_new(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                match fs::metadata(&path) {
+                    Ok(meta) if meta.is_file() && meta.len() == 0 => {}
+                    _ => return Ok(false),
+                }
+                options.open(&path)
+            }
+            other => other,
+        };
+        file.and_then(|mut file| file.write_all(owner.content().as_bytes()))
+            .map_err(IpamError::io("write reservation", &path))?;
+        self.keep_up(|index| index.add(&owner.held(), &name));
+        Ok(true)
+    }
+
+    /// Gives back an address that was just taken.
+    pub(crate) fn give_back(&self, ip: IpAddr) -> Result<(), IpamError> {
+        let name = ip.to_string();
+        match read_holder(&self.dir.join(&name)) {
+            Some(held) => self.remove(&name, &held),
+            None => remove(&self.dir.join(&name)),
+        }
+    }
+
+    /// See [`Store::last_reserved`].
+    pub(crate) fn last_reserved(&self, set: usize) -> Option<IpAddr> {
+        last_reserved(self.dir, set)
+    }
+
+    /// Where the next search starts. A torn file only makes it start elsewhere.
+    pub(crate) fn set_last_reserved(&self, set: usize, ip: IpAddr) -> Result<(), IpamError> {
+        let path = last_reserved_path(self.dir, set);
+        write(&path, &ip.to_string()).map_err(IpamError::io("write", &path))
+    }
+
+    /// Frees what was reserved before the machine was started, once per boot: no container of that
+    /// time lives.
+    ///
+    /// A folder without a boot ID is adopted as it is: host-local made it, perhaps just now. For
+    /// the same reason only files older than this boot go, even where the ID is another one.
+    pub(crate) fn forget_earlier_boots(&self, boot: &Boot) -> Result<(), IpamError> {
+        let path = self.dir.join(BOOT_ID);
+        match fs::read_to_string(&path) {
+            Ok(stamp) if stamp.trim() == boot.id => return Ok(()),
+            Ok(_) => {
+                for (name, ip) in self.store().files()? {
+                    let file = self.dir.join(name);
+                    let old = |meta: fs::Metadata| meta.mtime() < boot.started;
+                    if ip.is_some() && fs::metadata(&file).is_ok_and(old) {
+                        remove(&file)?;
+                    }
+                }
+            }
+            Err(_) => {}
+        }
+        write(&path, &boot.id).map_err(IpamError::io("write", &path))
+    }
+}
+
+impl Drop for Locked<'_> {
+    /// Before the lock goes.
+    fn drop(&mut self) {
+        if self.whole.get() {
+            self.index.seal();
+        }
+    }
+}
+
+fn last_reserved_path(dir: &Path, set: usize) -> PathBuf {
+    dir.join(format!("last_reserved_ip.{set}"))
+}
+
+fn last_reserved(dir: &Path, set: usize) -> Option<IpAddr> {
+    let text = fs::read_to_string(last_reserved_path(dir, set));
+    text.ok()?.parse().ok()
+}
+
+/// As host-local opens it: read-only, so that a lock file of whatever mode will do.
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_CREAT)
+        .mode(0o750)
+        .open(path)
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+fn read_holder(path: &Path) -> Option<Held> {
+    Held::parse(&fs::read_to_string(path).ok()?)
+}
+
+fn remove(path: &Path) -> Result<(), IpamError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.map_err(IpamError::io("remove", path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: Owner<'_> = Owner {
+        container_id: "abc",
+        ifname: "eth0",
+    };
+
+    fn boot(id: &str, started: i64) -> Boot {
+        Boot {
+            id: id.to_owned(),
+            started,
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path(), "net");
+        store.lock().unwrap();
+        (dir, store)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn put(store: &Store, name: &str, content: &str) {
+        fs::write(store.dir.join(name), content).unwrap();
+    }
+
+    #[test]
+    fn files_have_the_names_modes_and_bytes_of_host_local() {
+        let (_dir, store) = store();
+        let locked = store.lock().unwrap();
+        assert!(locked.take(ip("fd00::2"), &OWNER).unwrap());
+        locked.set_last_reserved(1, ip("fd00::2")).unwrap();
+        let read = |name: &str| {
+            let path = store.dir.join(name);
+            let mode = fs::metadata(&path).unwrap().mode() & 0o777;
+            (mode, fs::read_to_string(path).unwrap())
+        };
+        assert_eq!(read("fd00::2"), (0o600, "abc\r\neth0".into()));
+        assert_eq!(read("last_reserved_ip.1"), (0o600, "fd00::2".into()));
+        assert_eq!(read("lock"), (0o750, String::new()));
+    }
+
+    #[test]
+    fn a_taken_address_is_not_taken_again_and_an_empty_file_is_free() {
+        let (_dir, store) = store();
+        put(&store, "10.1.2.3", "");
+        let locked = store.lock().unwrap();
+        assert!(locked.take(ip("10.1.2.3"), &OWNER).unwrap());
+        assert!(!locked.take(ip("10.1.2.3"), &OWNER).unwrap());
+    }
+
+    #[test]
+    fn release_finds_every_file_of_the_owner_and_no_other() {
+        let (_dir, store) = store();
+        put(&store, "10.1.2.3", " abc\r\neth0\n");
+        put(&store, "whatever", "abc\r\neth0");
+        put(&store, "10.1.2.4", "abc\neth0");
+        put(&store, "10.1.2.5", "abc\r\neth1");
+        put(&store, "10.1.2.6", "abc");
+        store.release(&OWNER).unwrap();
+        let left = |store: &Store| {
+            let mut left = store.addresses().unwrap();
+            left.sort();
+            left.iter()
+                .map(IpAddr::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(left(&store), "10.1.2.4 10.1.2.5 10.1.2.6");
+        store.release(&OWNER).unwrap();
+        assert_eq!(
+            left(&store),
+            "10.1.2.4 10.1.2.5",
+            "without others, the legacy file is ours"
+        );
+        store.release(&OWNER).unwrap();
+        assert_eq!(left(&store), "10.1.2.4 10.1.2.5");
+    }
+
+    /// Runs as ADD does.
+    fn reserve(store: &Store, address: &str, owner: &Owner<'_>) {
+        let locked = store.lock().unwrap();
+        locked.make_index().unwrap();
+        assert!(locked.take(ip(address), owner).unwrap());
+    }
+
+    fn link_count(store: &Store) -> usize {
+        let links = store.dir.with_file_name(".net.owners");
+        fs::read_dir(links).unwrap().count()
+    }
+
+    #[test]
+    fn with_a_whole_index_no_other_reservation_is_read() {
+        let (_dir, store) = store();
+        let other = Owner {
+            container_id: "def",
+            ..OWNER
+        };
+        reserve(&store, "10.1.2.3", &OWNER);
+        reserve(&store, "10.1.2.4", &other);
+        // Written in place: nobody can see that without reading it.
+        put(&store, "10.1.2.4", "abc\r\neth0");
+        assert!(store.holds_any(&OWNER).unwrap());
+        store.release(&OWNER).unwrap();
+        assert_eq!(store.addresses().unwrap(), [ip("10.1.2.4")]);
+        assert_eq!(link_count(&store), 1);
+        store.release(&other).unwrap();
+        assert_eq!(
+            store.addresses().unwrap(),
+            [ip("10.1.2.4")],
+            "a link is only a hint: the file is another's"
+        );
+    }
+
+    #[test]
+    fn what_host_local_makes_and_removes_beside_is_noticed() {
+        let (_dir, store) = store();
+        let other = Owner {
+            container_id: "def",
+            ..OWNER
+        };
+        reserve(&store, "10.1.2.3", &other);
+        assert!(Index::of(&store.dir).is_whole().unwrap());
+        put(&store, "10.1.2.4", "abc\r\neth0");
+        assert!(!Index::of(&store.dir).is_whole().unwrap());
+        store.release(&OWNER).unwrap();
+        assert_eq!(store.addresses().unwrap(), [ip("10.1.2.3")]);
+        fs::remove_file(store.dir.join("10.1.2.3")).unwrap();
+        assert!(!store.holds_any(&other).unwrap());
+        store.release(&other).unwrap();
+        assert_eq!(link_count(&store), 0);
+    }
+
+    #[test]
+    fn without_its_links_the_index_is_made_anew() {
+        let (_dir, store) = store();
+        reserve(&store, "10.1.2.3", &OWNER);
+        fs::remove_dir_all(store.dir.with_file_name(".net.owners")).unwrap();
+        store.release(&OWNER).unwrap();
+        assert_eq!(store.addresses().unwrap(), [] as [IpAddr; 0]);
+    }
+
+    #[test]
+    fn releasing_from_a_folder_that_is_not_there_makes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path(), "net");
+        store.release(&OWNER).unwrap();
+        assert!(!store.dir.exists());
+    }
+
+    #[test]
+    fn what_an_earlier_boot_reserved_is_free() {
+        let (_dir, store) = store();
+        let locked = store.lock().unwrap();
+        locked.forget_earlier_boots(&boot("one", 0)).unwrap();
+        put(&store, "10.1.2.3", "abc\r\neth0");
+        locked.forget_earlier_boots(&boot("one", i64::MAX)).unwrap();
+        assert_eq!(store.addresses().unwrap().len(), 1, "the same boot");
+        locked.forget_earlier_boots(&boot("two", i64::MAX)).unwrap();
+        assert_eq!(store.addresses().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn what_host_local_reserved_in_this_boot_stays() {
+        let (_dir, store) = store();
+        put(&store, "10.1.2.3", "abc\r\neth0");
+        let locked = store.lock().unwrap();
+        locked.forget_earlier_boots(&boot("one", i64::MAX)).unwrap();
+        assert_eq!(
+            store.addresses().unwrap().len(),
+            1,
+            "a folder without a boot ID"
+        );
+        locked.forget_earlier_boots(&boot("two", 0)).unwrap();
+        assert_eq!(
+            store.addresses().unwrap().len(),
+            1,
+            "a file younger than the boot"
+        );
+    }
+}

@@ -1,0 +1,179 @@
+//! twill, the CNI plugin: started by a container runtime once per pod and verb.
+//!
+//! ```text
+//!  environment ─▶ invocation ─┐
+//!  CNI_ARGS ────▶ cni_args    ├─▶ config ──▶ ipam ────────▶ plan ───▶ node ───▶ result ─▶ stdout
+//!  stdin ───────▶ config      │   flannel    reservation    steps     kernel
+//!  subnet.env ──▶ subnet_env ─┘   bridge     (files, lock)  and undo
+//!
+//!  pure: invocation cni_args config subnet_env ipam::{range, allocator} attachment plan
+//!        masquerade result
+//!  thin: network scratch (files)  ipam::store (files, lock)  node (kernel)
+//!  verbs: add del check status gc, and host_local for the program of that name
+//! ```
+//!
+//! [`run`] is the whole program with its surroundings injected. It starts no thread and no other
+//! process. Whatever a killed ADD leaves, DEL finds by the names of its [`attachment`] alone.
+
+mod add;
+mod address;
+mod attachment;
+mod bandwidth;
+pub mod chained;
+mod check;
+mod cni_args;
+mod config;
+mod del;
+mod error;
+mod gc;
+mod host_local;
+mod hostports;
+mod invocation;
+mod ipam;
+mod masquerade;
+mod network;
+mod node;
+mod plan;
+mod result;
+mod scratch;
+mod sha512;
+mod status;
+mod subnet_env;
+mod tuning;
+mod version;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use config::Header;
+use config::flannel::Dialect;
+use error::{Code, Error};
+use invocation::{Invocation, Verb};
+use ipam::Owner;
+use version::Version;
+
+/// The surroundings of a run.
+pub struct Process<'a> {
+    /// `argv[0]`: its file name says which plugin is asked for.
+    pub program: &'a OsStr,
+    /// The environment.
+    pub env: &'a dyn Fn(&str) -> Option<OsString>,
+    /// The config.
+    pub stdin: &'a mut dyn Read,
+    /// One JSON document, or nothing.
+    pub stdout: &'a mut dyn Write,
+    /// Words for people.
+    pub stderr: &'a mut dyn Write,
+}
+
+/// What the program is, by the name that it was installed under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plugin {
+    /// The network of a node's flannel or twill subnet.
+    Network(Dialect),
+    /// IPAM alone.
+    HostLocal,
+}
+
+impl Plugin {
+    /// The plugin of that file name; a name that says nothing is twill's.
+    fn named(program: &OsStr) -> (Plugin, &'static str) {
+        match Path::new(program).file_name().and_then(OsStr::to_str) {
+            Some("flannel") => (Plugin::Network(Dialect::Flannel), "flannel"),
+            Some("host-local") => (Plugin::HostLocal, "host-local"),
+            _ => (Plugin::Network(Dialect::Twill), "twill"),
+        }
+    }
+}
+
+/// Runs one verb and returns the exit code: 0, or 1 with an error document on stdout.
+pub fn run(process: Process<'_>) -> i32 {
+    let Process {
+        program,
+        env,
+        stdin,
+        stdout,
+        stderr,
+    } = process;
+    let (plugin, name) = Plugin::named(program);
+    let mut version = Version::LATEST;
+    let answer = match Invocation::from_env(env) {
+        Err(error) => Err(error),
+        Ok(Invocation::About) => {
+            let _ = stderr.write_all(version::about(name).as_bytes());
+            return 0;
+        }
+        Ok(Invocation::Version) => Ok(version::announcement()),
+        Ok(Invocation::Verb(verb)) => header(stdin).and_then(|header| {
+            version = Version::of_config(&header.version).unwrap_or(Version::LATEST);
+            dispatch(plugin, &header, &verb, stderr)
+        }),
+    };
+    let (code, document) = match answer {
+        Ok(document) => (0, document),
+        Err(error) => (1, error.render(version)),
+    };
+    match stdout
+        .write_all(document.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => code,
+        Err(error) => {
+            let _ = writeln!(stderr, "twill: write the answer: {error}");
+            1
+        }
+    }
+}
+
+fn header(stdin: &mut dyn Read) -> Result<Header, Error> {
+    let mut bytes = Vec::with_capacity(4096);
+    stdin
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::new(Code::Io, format!("error reading from stdin: {error}")))?;
+    Header::parse(&bytes)
+}
+
+/// Does the verb; the document for stdout is empty where the specification wants none.
+fn dispatch(
+    plugin: Plugin,
+    header: &Header,
+    verb: &Verb,
+    stderr: &mut dyn Write,
+) -> Result<String, Error> {
+    let silent = |done: Result<(), Error>| done.map(|()| String::new());
+    match (plugin, verb) {
+        (_, Verb::Unknown(command)) => {
+            let msg = format!("unknown CNI_COMMAND: {command}");
+            Err(Error::new(Code::InvalidEnvironment, msg))
+        }
+        (Plugin::Network(dialect), Verb::Add(request)) => add::add(header, request, dialect),
+        (Plugin::Network(_), Verb::Del(request)) => silent(del::del(header, request, stderr)),
+        (Plugin::Network(dialect), Verb::Check(request)) => {
+            silent(check::check(header, request, dialect))
+        }
+        (Plugin::Network(dialect), Verb::Status) => silent(status::status(header, dialect)),
+        (Plugin::Network(_), Verb::Gc) => silent(gc::gc(header, stderr)),
+        (Plugin::HostLocal, Verb::Add(request)) => {
+            let owner = owner(&request.container_id, &request.ifname);
+            host_local::add(header, &owner, &request.args)
+        }
+        (Plugin::HostLocal, Verb::Del(request)) => {
+            let owner = owner(&request.container_id, &request.ifname);
+            silent(host_local::del(header, &owner))
+        }
+        (Plugin::HostLocal, Verb::Check(request)) => {
+            let owner = owner(&request.container_id, &request.ifname);
+            silent(host_local::check(header, &owner, &request.args))
+        }
+        (Plugin::HostLocal, Verb::Status) => silent(host_local::status(header)),
+        (Plugin::HostLocal, Verb::Gc) => silent(host_local::gc(header, stderr)),
+    }
+}
+
+fn owner<'a>(container_id: &'a str, ifname: &'a str) -> Owner<'a> {
+    Owner {
+        container_id,
+        ifname,
+    }
+}

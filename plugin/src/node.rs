@@ -1,0 +1,374 @@
+//! The node and a sandbox as the verbs meet them: thin over [`kernel`], deciding only what an
+//! errno means. Facts come from here, [`plan`](crate::plan)'s steps are done here.
+
+use std::fmt::Display;
+
+use ipnet::IpNet;
+use kernel::netns::NetnsError;
+use kernel::socket::Request;
+use kernel::{Mac, Netns, Socket, address, bridge, link, neighbour, nft, route, sysctl, veth};
+use nix::errno::Errno;
+
+use crate::attachment::{Attachment, CANDIDATES};
+use crate::error::{Code, Error};
+use crate::masquerade::{self, mark};
+use crate::plan::{BridgeStep, Pair, Present, Sandbox, Step, Undo};
+
+/// The node's own namespace, with a socket in it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// The namespace that the process was started in.
+    pub(crate) home: Netns,
+    /// Its links, addresses, routes.
+    pub(crate) socket: Socket,
+}
+
+/// What ADD made, as the kernel says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// The bridge's hardware address.
+    pub(crate) bridge_mac: Option<Mac>,
+    /// The node's end of the pair.
+    pub(crate) host_ifname: String,
+    /// Its hardware address.
+    pub(crate) host_mac: Option<Mac>,
+    /// The pod's.
+    pub(crate) pod_mac: Mac,
+}
+
+/// What the steps before have found out.
+#[derive(Debug, Default)]
+struct Progress {
+    bridge: u32,
+    host: Option<link::Link>,
+    pod_mac: Option<Mac>,
+}
+
+fn refused(error: impl Display) -> Error {
+    Error::new(Code::Kernel, error.to_string())
+}
+
+impl Node {
+    /// Opens the node.
+    pub(crate) fn open() -> Result<Node, Error> {
+        Ok(Node {
+            home: Netns::current().map_err(refused)?,
+            socket: Socket::open().map_err(refused)?,
+        })
+    }
+
+    /// Opens the namespace of a sandbox that must exist and must not be the node's.
+    pub(crate) fn sandbox(&self, path: &str, may_be_home: bool) -> Result<Netns, Error> {
+        let netns = Netns::open(path).map_err(|error| match error {
+            NetnsError::Missing { .. } => Error::new(Code::UnknownContainer, error.to_string()),
+            error => Error::new(Code::InvalidEnvironment, format!("CNI_NETNS: {error}")),
+        })?;
+        match !may_be_home && netns.is(&self.home).map_err(refused)? {
+            true => Err(host_netns()),
+            false => Ok(netns),
+        }
+    }
+
+    /// What the node has under a bridge's name, if anything.
+    pub(crate) fn bridge(&mut self, name: &str) -> Result<Option<Present>, Error> {
+        let Some(link) = link::by_name(&mut self.socket, name).map_err(refused)? else {
+            return Ok(None);
+        };
+        self.socket.strict_checks();
+        let addresses = address::dump(&mut self.socket, Some(link.ifindex)).map_err(refused)?;
+        Ok(Some(Present {
+            ifindex: link.ifindex,
+            kind: link.kind,
+            up: link.up,
+            promiscuous: link.promiscuous,
+            mac: link.mac,
+            addresses: addresses.into_iter().map(|address| address.net).collect(),
+        }))
+    }
+
+    /// Does the steps in order. If one fails, those before it are undone, the last one first.
+    pub(crate) fn apply(
+        &mut self,
+        netns: &Netns,
+        steps: &[Step],
+        bridge: &str,
+    ) -> Result<Made, Error> {
+        let mut progress = Progress::default();
+        for (at, step) in steps.iter().enumerate() {
+            if let Err(error) = self.step(netns, step, &mut progress) {
+                for undo in steps[..at].iter().rev().filter_map(Step::undo) {
+                    // The first failure is the one to report; DEL will meet what is left.
+                    let _ = self.undo(&undo);
+                }
+                return Err(error);
+            }
+        }
+        let bridge = link::by_name(&mut self.socket, bridge).map_err(refused)?;
+        let host = progress.host.ok_or_else(|| refused("no pair was made"))?;
+        Ok(Made {
+            bridge_mac: bridge.and_then(|link| link.mac),
+            host_ifname: host.name,
+            host_mac: host.mac,
+            pod_mac: progress.pod_mac.unwrap_or(Mac([0; 6])),
+        })
+    }
+
+    fn step(&mut self, netns: &Netns, step: &Step, progress: &mut Progress) -> Result<(), Error> {
+        match step {
+            Step::Bridge(bridge) => progress.bridge = self.ensure_bridge(bridge)?,
+            Step::Forward { v6 } => forward(*v6)?,
+            Step::Pair(pair) => {
+                progress.host = Some(self.make_pair(netns, pair, progress.bridge)?);
+                progress.pod_mac = Some(pair.pod_mac);
+            }
+            Step::Sandbox(sandbox) => {
+                let ifindex = progress.host.as_ref().and_then(|host| host.lower);
+                self.fill_sandbox(netns, sandbox, ifindex.unwrap_or_default())?;
+            }
+            Step::Masquerade {
+                attachment,
+                addresses,
+            } => masquerade(attachment, addresses)?,
+        }
+        Ok(())
+    }
+
+    /// Takes a step back.
+    pub(crate) fn undo(&mut self, undo: &Undo) -> Result<(), Error> {
+        match undo {
+            Undo::DeletePair(attachment) => self.delete_pair(attachment).map(|_| ()),
+            Undo::DeleteMasquerade(attachment) => delete_masquerade(&mark(attachment), |_| false),
+        }
+    }
+
+    fn ensure_bridge(&mut self, step: &BridgeStep) -> Result<u32, Error> {
+        let name = &step.name;
+        if let Some((mtu, mac)) = step.make {
+            let made = self
+                .socket
+                .apply_all(&[bridge::create(name, mtu, Some(mac))]);
+            // Another ADD may have made it since we looked.
+            kernel::error::unless(made, &[Errno::EEXIST]).map_err(refused)?;
+        }
+        let ifindex = match step.ifindex {
+            Some(ifindex) => ifindex,
+            None => self.new_bridge(name)?,
+        };
+        let mut requests = vec![];
+        if step.raise {
+            requests.push(link::change_index(ifindex).up().request());
+        }
+        if step.promiscuous {
+            requests.push(link::change_index(ifindex).promiscuous(true).request());
+        }
+        requests.extend(step.drop.iter().map(|net| address::delete(ifindex, *net)));
+        requests.extend(step.add.iter().map(|net| address::add(ifindex, *net)));
+        if let Some(mac) = step.pin {
+            requests.push(link::change_index(ifindex).mac(mac).request());
+        }
+        if step.make.is_some() || !requests.is_empty() {
+            // Router advertisements are for hosts; without IPv6 there is nothing to say.
+            let _ = sysctl::write(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+            self.all(&requests)?;
+        }
+        Ok(ifindex)
+    }
+
+    fn new_bridge(&mut self, name: &str) -> Result<u32, Error> {
+        let link = link::by_name(&mut self.socket, name).map_err(refused)?;
+        match link.filter(|link| link.kind == "bridge") {
+            Some(link) => Ok(link.ifindex),
+            None => {
+                let msg = format!("failed to create bridge {name:?}: no bridge has that name");
+                Err(Error::new(Code::Conflict, msg))
+            }
+        }
+    }
+
+    fn make_pair(&mut self, netns: &Netns, pair: &Pair, bridge: u32) -> Result<link::Link, Error> {
+        let host_name = self.create_pair(netns, pair, bridge)?;
+        let _ = sysctl::write(&format!("net/ipv6/conf/{host_name}/accept_ra"), "0");
+        let port = link::change(&host_name)
+            .alias(&pair.attachment.alias())
+            .port(pair.hairpin, pair.isolated);
+        let mut requests = vec![port.request()];
+        requests.extend(pair.forget.iter().map(|ip| neighbour::delete(bridge, *ip)));
+        let made = self.all(&requests).and_then(|()| {
+            let host = link::by_name(&mut self.socket, &host_name).map_err(refused)?;
+            host.ok_or_else(|| refused(format!("{host_name} is gone as soon as it was made")))
+        });
+        if made.is_err() {
+            let _ = self.delete_pair(&pair.attachment);
+        }
+        made
+    }
+
+    /// Makes both ends with one message, under the first name that is free, and returns it.
+    fn create_pair(&mut self, netns: &Netns, pair: &Pair, bridge: u32) -> Result<String, Error> {
+        for candidate in 0..CANDIDATES {
+            let host_name = pair.attachment.host_ifname(candidate);
+            let veth = veth::Veth {
+                host_name: &host_name,
+                pod_name: &pair.attachment.ifname,
+                pod_netns: netns.fd(),
+                mtu: pair.mtu,
+                host_mac: Some(pair.host_mac),
+                pod_mac: Some(pair.pod_mac),
+                master: Some(bridge),
+                host_txqlen: None,
+            };
+            match self.socket.apply_all(&[veth.create()]) {
+                Ok(()) => return Ok(host_name),
+                Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+                Err(error) => return Err(refused(error)),
+            }
+            // Either end's name may be the one that is taken.
+            match link::by_name(&mut self.socket, &host_name).map_err(refused)? {
+                Some(link) if !is_of(&link, &pair.attachment) => {}
+                _ => {
+                    let msg = format!("{} exists already", pair.attachment);
+                    return Err(Error::new(Code::Conflict, msg));
+                }
+            }
+        }
+        let msg = format!(
+            "every name for the node's end of {} is taken",
+            pair.attachment
+        );
+        Err(Error::new(Code::Conflict, msg))
+    }
+
+    fn fill_sandbox(
+        &mut self,
+        netns: &Netns,
+        sandbox: &Sandbox,
+        ifindex: u32,
+    ) -> Result<(), Error> {
+        let mut socket = netns
+            .enter(&self.home, || {
+                sandbox_sysctls(sandbox)?;
+                Socket::open().map_err(refused)
+            })
+            .map_err(refused)??;
+        let mut requests: Vec<Request> = (sandbox.addresses.iter())
+            .map(|net| address::add(ifindex, *net))
+            .collect();
+        requests.push(link::change_index(ifindex).up().request());
+        requests.extend(sandbox.routes.iter().filter_map(|route| {
+            Some(route::append(&route::Route {
+                gateway: route.gw.0,
+                ifindex: Some(ifindex),
+                metric: route.priority,
+                table: route.table.filter(|t| *t != 0).unwrap_or(route::TABLE_MAIN),
+                scope: route.scope,
+                mtu: Some(route.mtu).filter(|mtu| *mtu != 0),
+                advmss: Some(route.advmss).filter(|advmss| *advmss != 0),
+                ..route::Route::to(route.dst?.0)
+            }))
+        }));
+        let answers = socket.apply(&requests);
+        answers
+            .into_iter()
+            .collect::<kernel::Result<()>>()
+            .map_err(|error| refused(error).context(&format!("in the sandbox, {}", sandbox.ifname)))
+    }
+
+    /// Deletes the pair by its node's end, if that is this attachment's. Whether there was one.
+    pub(crate) fn delete_pair(&mut self, attachment: &Attachment) -> Result<bool, Error> {
+        for candidate in 0..CANDIDATES {
+            let name = attachment.host_ifname(candidate);
+            let link = link::by_name(&mut self.socket, &name).map_err(refused)?;
+            if let Some(link) = link.filter(|link| is_of(link, attachment)) {
+                self.all(&[link::delete_index(link.ifindex)])?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn all(&mut self, requests: &[Request]) -> Result<(), Error> {
+        match requests {
+            [] => Ok(()),
+            requests => self.socket.apply_all(requests).map_err(refused),
+        }
+    }
+}
+
+/// The error for a sandbox that is the node's own namespace.
+pub(crate) fn host_netns() -> Error {
+    Error::new(
+        Code::HostNetns,
+        "plugin's netns and netns from CNI_NETNS should not be the same",
+    )
+}
+
+/// Whether a device is the attachment's node's end: its alias says so, or, where ADD was killed
+/// before it gave one, its hardware address.
+fn is_of(link: &link::Link, attachment: &Attachment) -> bool {
+    let named = match &link.alias {
+        Some(alias) => *alias == attachment.alias(),
+        None => link.mac == Some(attachment.host_mac()),
+    };
+    link.kind == "veth" && named
+}
+
+fn masquerade(attachment: &Attachment, addresses: &[IpNet]) -> Result<(), Error> {
+    // What an ADD that was killed may have left would stand before the new rules.
+    delete_masquerade(&mark(attachment), |_| false)?;
+    let rules = masquerade::rules(attachment, addresses).into_iter();
+    let rules: Vec<_> = rules.map(|rule| (masquerade::CHECKS, rule)).collect();
+    let mut socket = nft::Socket::open().map_err(refused)?;
+    socket
+        .append(&masquerade::table(), &rules)
+        .map_err(|error| refused(error).context("masquerade"))
+}
+
+/// Deletes the masquerading rules whose comments begin with the mark, but for those to be kept.
+/// Without the table there are none.
+pub(crate) fn delete_masquerade(mark: &str, kept: impl Fn(&str) -> bool) -> Result<(), Error> {
+    let delete = || {
+        let mut socket = nft::Socket::open()?;
+        let family = nft::Family::Inet;
+        let checks = Some(masquerade::CHECKS);
+        let mut rules = socket.foreign_rules(family, masquerade::TABLE, checks)?;
+        rules.retain(|rule| rule.comment.starts_with(mark) && !kept(&rule.comment));
+        socket.delete_foreign(family, masquerade::TABLE, &rules, None)
+    };
+    delete().map_err(|error| refused(error).context("delete masquerading rules"))
+}
+
+fn forward(v6: bool) -> Result<(), Error> {
+    let key = match v6 {
+        false => "net/ipv4/ip_forward",
+        true => "net/ipv6/conf/all/forwarding",
+    };
+    sysctl::ensure(key, "1").map_err(|error| {
+        Error::new(
+            Code::Kernel,
+            format!("failed to enable forwarding: write {key}: {error}"),
+        )
+    })
+}
+
+/// Settings of the pod's interface, before it is up. Those that only save time may fail.
+fn sandbox_sysctls(sandbox: &Sandbox) -> Result<(), Error> {
+    let ifname = &sandbox.ifname;
+    let _ = sysctl::write(&format!("net/ipv6/conf/{ifname}/accept_dad"), "0");
+    let _ = sysctl::write(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1");
+    if !sandbox.addresses.iter().any(|net| net.addr().is_ipv6()) {
+        return Ok(());
+    }
+    for name in ["lo", ifname] {
+        must(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+    }
+    must(&format!("net/ipv6/conf/{ifname}/keep_addr_on_down"), "1")
+}
+
+fn must(key: &str, value: &str) -> Result<(), Error> {
+    sysctl::ensure(key, value).map_err(|error| {
+        Error::new(
+            Code::Kernel,
+            format!("in the sandbox, write {key}: {error}"),
+        )
+    })
+}

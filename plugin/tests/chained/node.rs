@@ -1,0 +1,178 @@
+//! What the tests of the chained plugins share: running one, tools, and a node with pods made by
+//! hand, so that a test here does not depend on the main plugin.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, setns};
+use serde_json::{Value, json};
+use twill::Process;
+use twill::chained::{Chained, run};
+
+/// What a run answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) exit: i32,
+    pub(crate) stdout: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    /// Fails unless the run succeeded.
+    pub(crate) fn ok(self) -> Answer {
+        assert_eq!(self.exit, 0, "{}", self.stdout);
+        self
+    }
+
+    /// The text of the error that the run must have ended in.
+    pub(crate) fn error(&self) -> String {
+        assert_eq!(self.exit, 1, "{}", self.stdout);
+        self.json()["msg"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Runs a plugin in the calling thread's namespaces.
+pub(crate) fn run_plugin(name: &str, env: &[(&str, &str)], stdin: &str) -> Answer {
+    let lookup = |key: &str| {
+        let found = env.iter().find(|(name, _)| *name == key);
+        found.map(|(_, value)| OsString::from(value))
+    };
+    let (mut stdout, mut stderr) = (vec![], vec![]);
+    let exit = run(
+        Chained::named(name).unwrap(),
+        Process {
+            program: OsStr::new(name),
+            env: &lookup,
+            stdin: &mut stdin.as_bytes(),
+            stdout: &mut stdout,
+            stderr: &mut stderr,
+        },
+    );
+    Answer {
+        exit,
+        stdout: String::from_utf8(stdout).unwrap(),
+    }
+}
+
+/// Runs a verb for a container's `eth0` in the sandbox `/run/netns/POD`.
+pub(crate) fn call(plugin: &str, verb: &str, container: &str, pod: &str, config: &Value) -> Answer {
+    let netns = match pod {
+        "" => String::new(),
+        pod => format!("/run/netns/{pod}"),
+    };
+    let env = [
+        ("CNI_COMMAND", verb),
+        ("CNI_CONTAINERID", container),
+        ("CNI_NETNS", &netns),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", "/opt/cni/bin"),
+    ];
+    run_plugin(plugin, &env, &config.to_string())
+}
+
+/// Runs a tool in the calling thread's namespaces.
+pub(crate) fn tool(command: &str) -> String {
+    let (ok, stdout, stderr) = try_tool(command);
+    assert!(ok, "{command}: {stderr}");
+    stdout
+}
+
+pub(crate) fn try_tool(command: &str) -> (bool, String, String) {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap_or_else(|error| panic!("{command}: {error}"));
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.success(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// Runs `f` in a thread in the sandbox; "" is the node itself.
+pub(crate) fn inside<T: Send>(pod: &str, f: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            if !pod.is_empty() {
+                let file = File::open(Path::new("/run/netns").join(pod)).unwrap();
+                setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            }
+            f()
+        });
+        worker
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A bridge `cni0` with the gateway's addresses of 10.1.2.0/24 and fd00:1:2::/64.
+pub(crate) fn bridge() {
+    tool("ip link set lo up");
+    tool("ip link add cni0 type bridge");
+    tool("ip addr add 10.1.2.1/24 dev cni0");
+    tool("ip addr add fd00:1:2::1/64 dev cni0 nodad");
+    tool("ip link set cni0 up");
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+}
+
+/// A pod on the bridge, with `.N` of both subnets, and what its ADD would have answered.
+pub(crate) fn pod(name: &str, number: u8) -> Value {
+    let host = format!("veth0000000{number}");
+    tool(&format!(
+        "ip link add {host} type veth peer name eth0 netns {name}"
+    ));
+    tool(&format!("ip link set {host} master cni0 up"));
+    tool(&format!("bridge link set dev {host} hairpin on"));
+    inside(name, || {
+        for command in [
+            "ip link set lo up".to_owned(),
+            "ip link set eth0 up".to_owned(),
+            format!("ip addr add 10.1.2.{number}/24 dev eth0"),
+            format!("ip addr add fd00:1:2::{number}/64 dev eth0 nodad"),
+            "ip route add default via 10.1.2.1".to_owned(),
+            "ip -6 route add default via fd00:1:2::1".to_owned(),
+        ] {
+            tool(&command);
+        }
+    });
+    json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "cni0"}, {"name": host},
+            {"name": "eth0", "sandbox": format!("/run/netns/{name}")}],
+        "ips": [
+            {"address": format!("10.1.2.{number}/24"), "gateway": "10.1.2.1", "interface": 2},
+            {"address": format!("fd00:1:2::{number}/64"), "gateway": "fd00:1:2::1", "interface": 2}
+        ]
+    })
+}
+
+/// A host beside the node: 192.0.2.9 and 2001:db8::9; the node has `.1` and `.5` there.
+pub(crate) fn neighbour(name: &str) {
+    tool(&format!(
+        "ip link add lan0 type veth peer name eth0 netns {name}"
+    ));
+    tool("ip link set lan0 up");
+    for address in ["192.0.2.1/24", "192.0.2.5/24"] {
+        tool(&format!("ip addr add {address} dev lan0"));
+    }
+    for address in ["2001:db8::1/64", "2001:db8::5/64"] {
+        tool(&format!("ip addr add {address} dev lan0 nodad"));
+    }
+    inside(name, || {
+        tool("ip link set lo up");
+        tool("ip link set eth0 up");
+        tool("ip addr add 192.0.2.9/24 dev eth0");
+        tool("ip addr add 2001:db8::9/64 dev eth0 nodad");
+        // Back to the pods, for what is not masqueraded.
+        tool("ip route add 10.1.2.0/24 via 192.0.2.1");
+        tool("ip -6 route add fd00:1:2::/64 via 2001:db8::1");
+    });
+}

@@ -1,0 +1,353 @@
+//! Replays what the Go plugins were seen to do, and compares: exit code, the bytes of results,
+//! error codes and texts, and the files left on disk.
+//!
+//! Each case has a network and a mount namespace of its own, so that paths are the recorded ones.
+//! Never the same are hardware addresses and the names of veth pairs; those are blotted out.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod namespaces;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+const STATE: [&str; 2] = ["/var/lib/cni", "/run/flannel"];
+
+#[derive(Debug, Deserialize)]
+struct Step {
+    step: String,
+    plugin: String,
+    env: BTreeMap<String, String>,
+    stdin: String,
+    exit: i32,
+    stdout: String,
+    #[serde(default)]
+    stderr: Option<String>,
+    #[serde(default)]
+    files: Option<BTreeMap<String, Entry>>,
+    #[serde(default)]
+    emptied: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Entry {
+    mode: String,
+    #[serde(default)]
+    dir: bool,
+    #[serde(default)]
+    content: String,
+}
+
+#[derive(Debug)]
+struct Difference {
+    case: String,
+    step: String,
+    what: Vec<String>,
+}
+
+impl Difference {
+    fn covers(&self, case: &str, step: &str, what: &str) -> bool {
+        let matches = |pattern: &str, text: &str| glob(pattern.as_bytes(), text.as_bytes());
+        matches(&self.case, case)
+            && matches(&self.step, step)
+            && self.what.iter().any(|w| w == what)
+    }
+}
+
+/// `*` is any run of bytes.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match pattern {
+        [] => text.is_empty(),
+        [b'*', rest @ ..] => (0..=text.len()).any(|at| glob(rest, &text[at..])),
+        [first, rest @ ..] => text.first() == Some(first) && glob(rest, &text[1..]),
+    }
+}
+
+fn differences() -> Vec<Difference> {
+    let rows = include_str!("golden/differences.md")
+        .lines()
+        .skip_while(|l| !l.starts_with("|---"));
+    rows.skip(1)
+        .filter_map(|row| {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let [case, step, what, _reason] = cells.as_slice() else {
+                return None;
+            };
+            Some(Difference {
+                case: (*case).to_owned(),
+                step: (*step).to_owned(),
+                what: what.split(", ").map(str::to_owned).collect(),
+            })
+        })
+        .collect()
+}
+
+/// Blots out what is never the same twice.
+fn blot(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let hex =
+            |s: &str, n: usize| s.len() >= n && s.as_bytes()[..n].iter().all(u8::is_ascii_hexdigit);
+        let mac = rest.len() >= 17
+            && rest.is_char_boundary(17)
+            && rest[..17].split(':').count() == 6
+            && rest[..17]
+                .split(':')
+                .all(|pair| pair.len() == 2 && hex(pair, 2));
+        // The ones asked for in the recorded runs begin with 02:00.
+        if mac && !rest.starts_with("02:00:") {
+            out.push_str("MAC");
+            rest = &rest[17..];
+        } else if rest.starts_with("veth") && hex(&rest[4..], 8) {
+            out.push_str("VETH");
+            rest = &rest[12..];
+        } else {
+            let next = rest.chars().next().unwrap();
+            out.push(next);
+            rest = &rest[next.len_utf8()..];
+        }
+    }
+    out
+}
+
+struct Outcome {
+    exit: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn run(step: &Step, stdin: &str) -> Outcome {
+    let (mut stdout, mut stderr) = (vec![], vec![]);
+    let program = OsString::from(format!("/opt/cni/bin/{}", step.plugin));
+    let exit = twill::run(twill::Process {
+        program: &program,
+        env: &|name| step.env.get(name).map(OsString::from),
+        stdin: &mut stdin.as_bytes(),
+        stdout: &mut stdout,
+        stderr: &mut stderr,
+    });
+    Outcome {
+        exit,
+        stdout: String::from_utf8(stdout).unwrap(),
+        stderr: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+/// Everything below the state folders, and what twill adds to host-local's left out.
+fn read_state() -> BTreeMap<String, Entry> {
+    fn read(path: &Path, into: &mut BTreeMap<String, Entry>) {
+        let Ok(entries) = fs::read_dir(path) else {
+            return;
+        };
+        for entry in entries.map(Result::unwrap) {
+            let path = entry.path();
+            let meta = entry.metadata().unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if name == "boot_id" || name.ends_with(".owners") {
+                continue;
+            }
+            let content = fs::read_to_string(&path).unwrap_or_default();
+            let mode = format!("0{:o}", meta.mode() & 0o777);
+            let dir = meta.is_dir();
+            into.insert(path.display().to_string(), Entry { mode, dir, content });
+            read(&path, into);
+        }
+    }
+    let mut state = BTreeMap::new();
+    for dir in STATE {
+        read(Path::new(dir), &mut state);
+    }
+    state
+}
+
+/// Puts the recorded files in the place of ours.
+fn write_state(files: &BTreeMap<String, Entry>) {
+    for dir in STATE {
+        let _ = fs::remove_dir_all(dir);
+    }
+    for (path, entry) in files {
+        let mode = u32::from_str_radix(&entry.mode, 8).unwrap();
+        if entry.dir {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(path)
+                .unwrap();
+        } else {
+            fs::create_dir_all(Path::new(path).parent().unwrap()).unwrap();
+            fs::write(path, &entry.content).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+}
+
+const SUBNET_ENV: &str = "/run/flannel/subnet.env";
+
+/// The daemon's file as it was before the run; the plugins only read it.
+fn seed_subnet_env(files: &BTreeMap<String, Entry>) {
+    let _ = fs::remove_file(SUBNET_ENV);
+    if let Some(entry) = files.get(SUBNET_ENV) {
+        fs::create_dir_all("/run/flannel").unwrap();
+        fs::write(SUBNET_ENV, &entry.content).unwrap();
+    }
+}
+
+/// CHECK gets what our ADD said, not what was recorded.
+fn with_our_result(stdin: &str, ours: Option<&Value>) -> String {
+    let Ok(mut config) = serde_json::from_str::<Value>(stdin) else {
+        return stdin.to_owned();
+    };
+    match (config.get("prevResult"), ours) {
+        (Some(_), Some(ours)) => config["prevResult"] = ours.clone(),
+        _ => return stdin.to_owned(),
+    }
+    config.to_string()
+}
+
+fn compare(step: &Step, got: &Outcome) -> Vec<(&'static str, String)> {
+    let mut found = vec![];
+    if got.exit != step.exit {
+        found.push((
+            "exit",
+            format!(
+                "exit {} {}, recorded {} {}",
+                got.exit, got.stdout, step.exit, step.stdout
+            ),
+        ));
+        return found;
+    }
+    if got.exit == 0 {
+        if blot(&got.stdout) != blot(&step.stdout) {
+            found.push((
+                "stdout",
+                format!("{}\nrecorded\n{}", got.stdout, step.stdout),
+            ));
+        }
+    } else {
+        let ours: Value = serde_json::from_str(&got.stdout).expect("one document on stdout");
+        let theirs: Value = serde_json::from_str(&step.stdout).unwrap_or_default();
+        assert!(ours["cniVersion"].is_string(), "{}: {ours}", step.step);
+        if ours["code"] != theirs["code"] {
+            // 999 is what libcni's plugins answer for every error without a type.
+            let what = match theirs["code"].as_u64() {
+                Some(999) => "code-999",
+                _ => "code",
+            };
+            found.push((
+                what,
+                format!(
+                    "code {}, recorded {}: {}",
+                    ours["code"], theirs["code"], ours["msg"]
+                ),
+            ));
+        }
+        let words = |value: &Value| format!("{} {}", value["msg"], value["details"]);
+        if blot(&words(&ours)) != blot(&words(&theirs)) {
+            found.push((
+                "msg",
+                format!("{}\nrecorded {}", words(&ours), words(&theirs)),
+            ));
+        }
+    }
+    if let Some(stderr) = &step.stderr
+        && got.stderr != *stderr
+    {
+        found.push(("stderr", format!("{:?}, recorded {stderr:?}", got.stderr)));
+    }
+    found
+}
+
+fn replay(case: &str) -> (Vec<String>, Vec<usize>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{case}.jsonl"));
+    let text = fs::read_to_string(path).unwrap();
+    let steps: Vec<Step> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let differences = differences();
+    let (mut failures, mut used) = (vec![], vec![]);
+    let mut results: BTreeMap<String, Value> = BTreeMap::new();
+    if let Some(files) = steps.iter().find_map(|step| step.files.as_ref()) {
+        seed_subnet_env(files);
+    }
+    for step in &steps {
+        if step.emptied {
+            write_state(&BTreeMap::new());
+        }
+        if let Some(files) = &step.files {
+            seed_subnet_env(files);
+        }
+        let id = step.env.get("CNI_CONTAINERID").cloned().unwrap_or_default();
+        let got = run(step, &with_our_result(&step.stdin, results.get(&id)));
+        let mut found = compare(step, &got);
+        if let Some(files) = &step.files {
+            let ours = read_state();
+            if ours != *files {
+                found.push(("files", format!("{ours:#?}\nrecorded\n{files:#?}")));
+                write_state(files);
+            }
+        }
+        if got.exit == 0 && step.env.get("CNI_COMMAND").is_some_and(|c| c == "ADD") {
+            results.insert(id, serde_json::from_str(&got.stdout).unwrap());
+        }
+        for (what, words) in found {
+            match differences
+                .iter()
+                .position(|d| d.covers(case, &step.step, what))
+            {
+                Some(at) => used.push(at),
+                None => failures.push(format!("{case} {}: {what}: {words}", step.step)),
+            }
+        }
+    }
+    (failures, used)
+}
+
+#[test]
+fn twill_does_what_the_go_plugins_did() {
+    if !namespaces::available("twill_does_what_the_go_plugins_did") {
+        return;
+    }
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut cases: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .filter_map(|entry| {
+            Some(
+                entry
+                    .unwrap()
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".jsonl")?
+                    .to_owned(),
+            )
+        })
+        .collect();
+    cases.sort();
+    let (mut failures, mut used) = (vec![], vec![]);
+    for case in &cases {
+        let (failed, differing) =
+            namespaces::in_a_node_of_its_own(&["gb-pod", "gb-pod2"], || replay(case));
+        failures.extend(failed);
+        used.extend(differing);
+    }
+    for (at, difference) in differences().iter().enumerate() {
+        if !used.contains(&at) {
+            failures.push(format!(
+                "listed in differences.md and not seen: {difference:?}"
+            ));
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} differences\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}

@@ -1,0 +1,188 @@
+//! The thin edge to the kernel: dumps the facts, makes the changes of a plan. Decides nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use kernel::nft;
+use kernel::route::{PROTOCOL_BOOT, Route};
+use kernel::{Request, Socket, address, fdb, link, neighbour, route, sysctl};
+use tracing::{debug, info};
+
+use crate::diff::{Op, Plan};
+use crate::family::family_of;
+use crate::masquerade;
+use crate::tables::{DeviceName, Facts, Hop, PROTOCOL_TWILL, RouteKey};
+
+/// The sockets.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    routing: Socket,
+    nftables: nft::Socket,
+}
+
+/// An operation that failed. The others went on.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) kernel::Error);
+
+impl Kernel {
+    /// Opens the sockets in the network namespace of the calling thread.
+    pub(crate) fn open() -> kernel::Result<Self> {
+        let mut routing = Socket::open()?;
+        routing.strict_checks();
+        Ok(Self {
+            routing,
+            nftables: nft::Socket::open()?,
+        })
+    }
+
+    /// Dumps what decisions are made from. `names` are our devices.
+    pub(crate) fn dump(&mut self, names: &[DeviceName]) -> kernel::Result<Facts> {
+        let socket = &mut self.routing;
+        let mut facts = Facts {
+            links: link::dump(socket)?,
+            addresses: address::dump(socket, None)?,
+            routes: route::dump(socket, false)?,
+            neighbours: Vec::new(),
+            fdb: Vec::new(),
+        };
+        facts.routes.extend(route::dump(socket, true)?);
+        let ours: Vec<u32> = facts
+            .links
+            .iter()
+            .filter(|link| link.vxlan.is_some() && names.iter().any(|name| **name == *link.name))
+            .map(|link| link.ifindex)
+            .collect();
+        if !ours.is_empty() {
+            facts.neighbours = neighbour::dump(socket)?;
+        }
+        for ifindex in ours {
+            facts.fdb.extend(fdb::dump(socket, Some(ifindex))?);
+        }
+        Ok(facts)
+    }
+
+    /// The route that the kernel would take to an address.
+    pub(crate) fn towards(&mut self, ip: IpAddr) -> kernel::Result<Option<Route>> {
+        route::towards(&mut self.routing, ip)
+    }
+
+    /// Makes the changes in order. What fails is handed back; the next round tries again.
+    pub(crate) fn apply(&mut self, plan: &Plan, facts: &Facts) -> Vec<Failure> {
+        let mut indexes: BTreeMap<&str, u32> = facts
+            .links
+            .iter()
+            .map(|link| (link.name.as_str(), link.ifindex))
+            .collect();
+        let mut failures = Vec::new();
+        let mut batch = Vec::new();
+        tell(plan);
+        for op in plan {
+            match op {
+                Op::DeleteDevice { device, .. } => {
+                    indexes.remove(&**device);
+                    self.attempt(link::delete(device), &mut failures);
+                }
+                Op::CreateDevice(device, wanted) => {
+                    let request = wanted.vxlan.create(device, wanted.mac, wanted.mtu);
+                    self.attempt(request, &mut failures);
+                    match link::by_name(&mut self.routing, device) {
+                        Ok(Some(made)) => {
+                            indexes.insert(device, made.ifindex);
+                        }
+                        // Its creation has failed already, and said so.
+                        Ok(None) => {}
+                        Err(error) => failures.push(Failure(error)),
+                    }
+                }
+                other => batch.extend(request(other, &indexes)),
+            }
+        }
+        let answers = self.routing.apply(&batch);
+        failures.extend(answers.into_iter().filter_map(|a| a.err()).map(Failure));
+        failures
+    }
+
+    fn attempt(&mut self, request: Request, failures: &mut Vec<Failure>) {
+        let answers = self.routing.apply(&[request]);
+        failures.extend(answers.into_iter().filter_map(|a| a.err()).map(Failure));
+    }
+
+    /// Makes our nftables table what is wanted, if it is not. Whether it was written.
+    pub(crate) fn ensure_nftables(&mut self, rules: &masquerade::Rules) -> kernel::Result<bool> {
+        let wanted = rules.table();
+        let present = self.nftables.dump(wanted.family, &wanted.name)?;
+        match present {
+            None if wanted.chains.is_empty() => Ok(false),
+            Some(present) if !wanted.chains.is_empty() && present.is(&wanted) => Ok(false),
+            Some(_) if wanted.chains.is_empty() => {
+                self.nftables.delete(wanted.family, &wanted.name)?;
+                Ok(true)
+            }
+            _ => {
+                self.nftables.replace(&wanted)?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// No router advertisements on our devices. `/proc/sys` may be read-only in a container, and the
+/// device works all the same.
+pub(crate) fn refuse_router_advertisements(device: &str) -> std::io::Result<()> {
+    sysctl::ensure(&format!("net/ipv6/conf/{device}/accept_ra"), "0")
+}
+
+/// Changes of devices are changes of state; the rest is detail.
+fn tell(plan: &Plan) {
+    for op in plan {
+        match op {
+            Op::DeleteDevice { device, why } => {
+                info!(%device, why, "device does not fit and is made anew");
+            }
+            Op::CreateDevice(device, link) => {
+                info!(%device, mac = %link.mac, mtu = link.mtu, "device is made");
+            }
+            Op::SetMtu(device, mtu) => info!(%device, mtu, "MTU is put right"),
+            Op::SetMac(device, mac) => info!(%device, %mac, "MAC address is put right"),
+            other => debug!(?other, "change"),
+        }
+    }
+}
+
+/// The request of one operation; `None` if its device is not there, which was reported when it was
+/// to be made.
+fn request(op: &Op, indexes: &BTreeMap<&str, u32>) -> Option<Request> {
+    let index = |device: &DeviceName| indexes.get(&**device).copied();
+    Some(match op {
+        Op::DeleteDevice { .. } | Op::CreateDevice(..) => return None,
+        Op::SetMtu(device, mtu) => link::change_index(index(device)?).mtu(*mtu).request(),
+        Op::SetMac(device, mac) => link::change_index(index(device)?).mac(*mac).request(),
+        Op::SetUp(device) => link::change_index(index(device)?).up().request(),
+        Op::AddAddress(device, net) => address::replace(index(device)?, *net),
+        Op::DeleteAddress(device, net) => address::delete(index(device)?, *net),
+        Op::PutFdb(device, mac, ip) => fdb::replace(index(device)?, *mac, *ip),
+        Op::DeleteFdb(device, mac) => fdb::delete(index(device)?, *mac),
+        Op::PutNeighbour(device, ip, mac) => neighbour::replace(index(device)?, *ip, *mac),
+        Op::DeleteNeighbour(device, ip) => neighbour::delete(index(device)?, *ip),
+        Op::PutRoute(key, hop) => route::replace(&route_of(key, hop, index(&hop.device)?, false)),
+        Op::DeleteRoute(key, hop) => route::delete(&route_of(key, hop, index(&hop.device)?, true)),
+    })
+}
+
+fn route_of(key: &RouteKey, hop: &Hop, ifindex: u32, any_protocol: bool) -> Route {
+    let unspecified = family_of(key.destination).unspecified();
+    // Ours by its device, or else by its number.
+    let protocol = match (any_protocol, hop.onlink) {
+        (true, _) => 0,
+        (false, true) => PROTOCOL_BOOT,
+        (false, false) => PROTOCOL_TWILL,
+    };
+    Route {
+        gateway: Some(hop.via).filter(|via| *via != unspecified),
+        ifindex: Some(ifindex),
+        onlink: hop.onlink,
+        protocol,
+        metric: key.metric,
+        ..Route::to(key.destination)
+    }
+}

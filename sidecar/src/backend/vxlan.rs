@@ -1,0 +1,351 @@
+//! The `vxlan` backend, flannel's form of it: one device per family, and per peer one route, one
+//! neighbour and one forwarding entry.
+//!
+//! The peer's subnet is routed to its base address on the device (`onlink`); the neighbour gives
+//! that address the peer's VTEP MAC; the forwarding entry sends that MAC to the peer's public
+//! address. With `DirectRouting` a peer on our own link gets a plain route instead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use kernel::Mac;
+use kernel::vxlan::{DEFAULT_PORT, Vxlan};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::family::{ByFamily, Family, base_host};
+use crate::lease::Lease;
+use crate::net_conf::NetConfError;
+use crate::peers::{Node, Skipped};
+use crate::subnets::Subnets;
+use crate::tables::{Device, DeviceName, Facts, Hop, Remote, RouteKey, Tables, VxlanLink};
+use crate::underlay::{OwnLinks, Underlay};
+
+/// `BackendType` in leases.
+pub const TYPE: &str = "vxlan";
+
+/// The options in net-conf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// The UDP port; `None` takes the kernel's, or what a device that is there has.
+    pub port: Option<u16>,
+    /// The MTU of the underlay, in bytes; `None` takes the underlay device's.
+    pub mtu: Option<u32>,
+    /// The Group Based Policy extension.
+    pub gbp: bool,
+    /// Learn inner MAC addresses from received packets.
+    pub learning: bool,
+    /// Plain routes to peers on our own link.
+    pub direct_routing: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            vni: 1,
+            port: None,
+            mtu: None,
+            gbp: false,
+            learning: false,
+            direct_routing: false,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct Keys {
+    #[serde(rename = "VNI")]
+    vni: i64,
+    #[serde(rename = "Port")]
+    port: i64,
+    #[serde(rename = "MTU")]
+    mtu: i64,
+    #[serde(rename = "GBP")]
+    gbp: bool,
+    #[serde(rename = "Learning")]
+    learning: bool,
+    #[serde(rename = "DirectRouting")]
+    direct_routing: bool,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            vni: 1,
+            port: 0,
+            mtu: 0,
+            gbp: false,
+            learning: false,
+            direct_routing: false,
+        }
+    }
+}
+
+/// Bytes that the tunnel adds: inner Ethernet 14, VXLAN 8, UDP 8, and the outer IP header.
+pub const fn overhead(family: Family) -> u32 {
+    match family {
+        Family::V4 => 50,
+        Family::V6 => 70,
+    }
+}
+
+/// The smallest MTU with which a family works (RFC 791, RFC 8200 §5).
+const fn smallest_mtu(family: Family) -> u32 {
+    match family {
+        Family::V4 => 68,
+        Family::V6 => 1280,
+    }
+}
+
+impl Options {
+    /// Decodes and checks `Backend`.
+    pub(crate) fn parse(backend: &Value) -> Result<Self, NetConfError> {
+        let keys: Keys = go_json::from_value(backend.clone()).map_err(|e| NetConfError {
+            fatal: true,
+            ..NetConfError::json("Backend.", &e)
+        })?;
+        Ok(Self {
+            vni: in_range("Backend.VNI", keys.vni, 0..=0xff_ffff)?,
+            port: Some(in_range("Backend.Port", keys.port, 0..=65_535)?).filter(|port| *port != 0),
+            // What is too small for a family is only known with the families.
+            mtu: Some(in_range("Backend.MTU", keys.mtu, 0..=65_535)?).filter(|mtu| *mtu != 0),
+            gbp: keys.gbp,
+            learning: keys.learning,
+            direct_routing: keys.direct_routing,
+        })
+    }
+
+    /// The name of the device of a family.
+    pub fn device(&self, family: Family) -> DeviceName {
+        match family {
+            Family::V4 => format!("flannel.{}", self.vni).into(),
+            Family::V6 => format!("flannel-v6.{}", self.vni).into(),
+        }
+    }
+
+    fn inner_mtu(&self, family: Family, underlay: &Underlay) -> u32 {
+        let outer = self.mtu.unwrap_or(underlay.mtu);
+        outer.saturating_sub(overhead(family))
+    }
+
+    /// The MTU of pods: what fits through the tunnel of every family. In bytes.
+    pub fn pod_mtu(
+        &self,
+        families: impl Iterator<Item = Family>,
+        underlay: &Underlay,
+    ) -> Result<u32, String> {
+        let mtus = families.map(|family| (self.inner_mtu(family, underlay), family));
+        let (mtu, family) = mtus.min().ok_or("no address family is enabled")?;
+        let least = smallest_mtu(family);
+        if mtu < least {
+            return Err(format!(
+                "pods would have an MTU of {mtu}, and {family} needs {least}: give {} an MTU of at least {}, or set Backend.MTU",
+                underlay.name,
+                least + overhead(family)
+            ));
+        }
+        Ok(mtu)
+    }
+
+    /// What this node publishes.
+    pub fn lease(&self, underlay: &Underlay, macs: &ByFamily<Mac>) -> Lease {
+        let data = |(family, mac): (Family, &Mac)| {
+            let text = format!(r#"{{"VNI":{},"VtepMAC":"{mac}"}}"#, self.vni);
+            (family, text.into())
+        };
+        Lease {
+            public_ips: underlay.public_ips,
+            backend_type: TYPE.into(),
+            backend_data: macs.iter().map(data).collect(),
+        }
+    }
+}
+
+fn in_range<T: TryFrom<i64>>(
+    field: &str,
+    value: i64,
+    range: std::ops::RangeInclusive<i64>,
+) -> Result<T, NetConfError> {
+    let fits = range.contains(&value).then(|| T::try_from(value).ok());
+    fits.flatten().ok_or_else(|| {
+        let (least, most) = (range.start(), range.end());
+        NetConfError::fatal(field, format!("{value} is not within {least} to {most}"))
+    })
+}
+
+/// The kernel tables that these peers need, and the peers that cannot be had, with the reason.
+pub fn tables(
+    options: &Options,
+    node: &Node,
+    macs: &ByFamily<Mac>,
+    underlay: &Underlay,
+    peers: &[(&Subnets, &Lease)],
+    facts: &Facts,
+) -> (Tables, Skipped) {
+    let mut tables = Tables::default();
+    let mut skipped = Skipped::new();
+    let own_links = options.direct_routing.then(|| OwnLinks::of(facts));
+    for (family, _) in node.networks.iter() {
+        let (Some(mac), Some(subnet)) = (macs.get(family), node.subnets.get(family)) else {
+            continue;
+        };
+        let name = options.device(family);
+        let mut device = Device {
+            link: link(options, family, *mac, underlay, facts, &name),
+            addresses: BTreeSet::from([base_host(subnet)]),
+            neighbours: BTreeMap::new(),
+            fdb: BTreeMap::new(),
+        };
+        for (subnets, lease) in peers {
+            let placed = Peer::of(family, subnets, lease).and_then(|peer| match peer {
+                Some(peer) => {
+                    let own_links = own_links.as_ref();
+                    let direct = own_links.and_then(|own| own.device_to(peer.public_ip));
+                    place(&peer, direct, &name, &mut device, &mut tables)
+                }
+                None => Ok(()),
+            });
+            if let Err(reason) = placed {
+                skipped.insert(subnets.to_string(), reason);
+            }
+        }
+        tables.devices.insert(name, device);
+    }
+    (tables, skipped)
+}
+
+fn link(
+    options: &Options,
+    family: Family,
+    mac: Mac,
+    underlay: &Underlay,
+    facts: &Facts,
+    name: &str,
+) -> VxlanLink {
+    let present = facts.link(name).and_then(|link| link.vxlan.as_ref());
+    // Flannel asks for a port only where one is configured, and so keeps a device's.
+    let kept = present.map_or(DEFAULT_PORT, |vxlan| vxlan.port);
+    VxlanLink {
+        vxlan: Vxlan {
+            vni: options.vni,
+            underlay: Some(underlay.ifindex),
+            // Not the public address: behind NAT that one is not ours to send from.
+            local: underlay.addresses.get(family).copied(),
+            group: None,
+            port: options.port.unwrap_or(kept),
+            learning: options.learning,
+            gbp: options.gbp,
+            l2miss: false,
+            l3miss: false,
+        },
+        mac,
+        mtu: options.inner_mtu(family, underlay),
+        up: true,
+    }
+}
+
+/// A peer in one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Peer {
+    subnet: IpNet,
+    public_ip: IpAddr,
+    mac: Mac,
+}
+
+/// A peer's half of `BackendData`; its VNI is not compared with ours, as flannel does not.
+#[derive(Debug, Deserialize, Default)]
+#[serde(default)]
+struct Data {
+    #[serde(rename = "VNI")]
+    _vni: u32,
+    #[serde(rename = "VtepMAC")]
+    vtep_mac: String,
+}
+
+impl Peer {
+    /// `None` if the peer has nothing in this family.
+    fn of(family: Family, subnets: &Subnets, lease: &Lease) -> Result<Option<Self>, String> {
+        let (Some(subnet), Some(public_ip)) = (subnets.get(family), lease.public_ips.get(family))
+        else {
+            return Ok(None);
+        };
+        let key = match family {
+            Family::V4 => "BackendData",
+            Family::V6 => "BackendV6Data",
+        };
+        let data = lease
+            .backend_data
+            .get(family)
+            .ok_or_else(|| format!("its value has no {key}"))?;
+        let wrong = |reason: String| format!("its value: field {key}: {reason}");
+        // The usual spelling costs a fifth of what the general one does.
+        let data: Data = serde_json::from_str(data)
+            .ok()
+            .filter(|data: &Data| !data.vtep_mac.is_empty())
+            .map_or_else(|| go_json::from_slice(data.as_bytes()), Ok)
+            .map_err(|e| wrong(e.to_string()))?;
+        let mac: Mac = data
+            .vtep_mac
+            .parse()
+            .map_err(|e| wrong(format!("VtepMAC: {e}")))?;
+        if !mac.is_unicast() || mac == Mac([0; 6]) {
+            return Err(wrong(format!("VtepMAC: {mac} is no device's own address")));
+        }
+        Ok(Some(Self {
+            subnet,
+            public_ip: *public_ip,
+            mac,
+        }))
+    }
+}
+
+/// Enters one peer, by a plain route out of the device `direct` or else by the tunnel; or says why
+/// it cannot be entered.
+fn place(
+    peer: &Peer,
+    direct: Option<&str>,
+    name: &DeviceName,
+    device: &mut Device,
+    tables: &mut Tables,
+) -> Result<(), String> {
+    let hop = match direct {
+        Some(underlay) => Hop {
+            via: peer.public_ip,
+            device: underlay.into(),
+            onlink: false,
+        },
+        None => {
+            enter_tunnel(peer, device)?;
+            Hop {
+                via: peer.subnet.network(),
+                device: name.clone(),
+                onlink: true,
+            }
+        }
+    };
+    tables.routes.insert(RouteKey::to(peer.subnet), hop);
+    Ok(())
+}
+
+fn enter_tunnel(peer: &Peer, device: &mut Device) -> Result<(), String> {
+    if peer.mac == device.link.mac {
+        return Err(format!("its VTEP MAC {} is our own", peer.mac));
+    }
+    let remote = Remote::One(peer.public_ip);
+    match device.fdb.get(&peer.mac) {
+        // One node with two subnets is fine; two nodes with one MAC cannot both be reached.
+        Some(taken) if *taken != remote => {
+            return Err(format!("its VTEP MAC {} is another peer's too", peer.mac));
+        }
+        _ => device.fdb.insert(peer.mac, remote),
+    };
+    device.neighbours.insert(peer.subnet.network(), peer.mac);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+use super::*;
+use crate::peers::Skipped;
+use serde_json::json;
+
+fn options(json: Value) -> Result<Options, NetConfError> {
+    Options::parse(&json)
+}
+
+#[test]
+fn options_have_flannels_names_and_defaults() {
+    assert_eq!(options(json!({})), Ok(Options::default()));
+    let all = json!({"vni": 7, "PORT": 4789, "Mtu": 1400, "GBP": true, "Learning": true, "directrouting": true});
+    let want = Options {
+        vni: 7,
+        port: Some(4789),
+        mtu: Some(1400),
+        gbp: true,
+        learning: true,
+        direct_routing: true,
+    };
+    assert_eq!(options(all), Ok(want));
+    assert_eq!(
+        options(json!({"Port": 0, "MTU": null})),
+        Ok(Options::default())
+    );
+}
+
+#[test]
+fn a_wrong_option_is_fatal_and_named() {
+    for (json, field) in [
+        (json!({"Port": "8472"}), "Backend.Port"),
+        (json!({"Port": 65536}), "Backend.Port"),
+        (json!({"VNI": -1}), "Backend.VNI"),
+        (json!({"VNI": 16_777_216}), "Backend.VNI"),
+        (json!({"MTU": 1.5}), "Backend.MTU"),
+        (json!({"GBP": "yes"}), "Backend.GBP"),
+        (json!({"DirectRouting": 1}), "Backend.DirectRouting"),
+    ] {
+        let error = options(json).unwrap_err();
+        assert!(error.fatal);
+        assert_eq!(error.field, field, "{error}");
+    }
+}
+
+fn underlay(mtu: u32) -> Underlay {
+    let ips: ByFamily<IpAddr> = [
+        (Family::V4, "192.168.50.1".parse().unwrap()),
+        (Family::V6, "fd00:50::1".parse().unwrap()),
+    ]
+    .into_iter()
+    .collect();
+    Underlay {
+        ifindex: 2,
+        name: "eth0".into(),
+        mtu,
+        addresses: ips,
+        public_ips: ips,
+    }
+}
+
+#[test]
+fn pods_get_what_fits_into_the_tunnel_of_every_family() {
+    let plain = Options::default();
+    let of = |options: &Options, families: &[Family], mtu| {
+        options.pod_mtu(families.iter().copied(), &underlay(mtu))
+    };
+    assert_eq!(of(&plain, &[Family::V4], 1500), Ok(1450));
+    assert_eq!(of(&plain, &Family::ALL, 1500), Ok(1430));
+    let given = Options {
+        mtu: Some(1400),
+        ..Options::default()
+    };
+    assert_eq!(of(&given, &[Family::V4], 1500), Ok(1350));
+    let error = of(&plain, &Family::ALL, 1300).unwrap_err();
+    assert!(error.contains("eth0") && error.contains("1350"), "{error}");
+    assert!(of(&plain, &[Family::V4], 40).is_err());
+}
+
+fn peer_tables(values: &[(&str, &str)]) -> (Tables, Skipped) {
+    let mac = Mac([2, 0, 0, 0, 0, 1]);
+    let macs = [(Family::V4, mac)].into_iter().collect();
+    let node = Node {
+        subnets: "10.5.20.0-24".parse().unwrap(),
+        lease: Lease::default(),
+        networks: [(Family::V4, "10.5.0.0/16".parse().unwrap())]
+            .into_iter()
+            .collect(),
+    };
+    let leases: Vec<(Subnets, Lease)> = values
+        .iter()
+        .map(|(key, data)| {
+            let value = format!(r#"{{"PublicIP":"192.168.50.{}"{data}}}"#, &key[5..7]);
+            (
+                key.parse().unwrap(),
+                Lease::parse(value.as_bytes()).unwrap(),
+            )
+        })
+        .collect();
+    let peers: Vec<(&Subnets, &Lease)> = leases.iter().map(|(s, l)| (s, l)).collect();
+    let facts = Facts::default();
+    tables(
+        &Options::default(),
+        &node,
+        &macs,
+        &underlay(1500),
+        &peers,
+        &facts,
+    )
+}
+
+#[test]
+fn a_peer_whose_data_is_of_no_use_is_skipped_with_its_field() {
+    let cases = [
+        ("10.5.34.0-24", "", "BackendData"),
+        (
+            "10.5.37.0-24",
+            r#","BackendData":{"VNI":1,"VtepMAC":"nonsense"}"#,
+            "VtepMAC",
+        ),
+        (
+            "10.5.39.0-24",
+            r#","BackendData":{"VNI":"1","VtepMAC":"02:00:00:00:00:39"}"#,
+            "VNI",
+        ),
+        ("10.5.40.0-24", r#","BackendData":5"#, "BackendData"),
+        ("10.5.41.0-24", r#","BackendData":{}"#, "VtepMAC"),
+        (
+            "10.5.42.0-24",
+            r#","BackendData":{"VtepMAC":"01:00:00:00:00:42"}"#,
+            "no device's own",
+        ),
+        (
+            "10.5.43.0-24",
+            r#","BackendData":{"VtepMAC":"02:00:00:00:00:01"}"#,
+            "our own",
+        ),
+    ];
+    let mut values: Vec<_> = cases.iter().map(|(key, data, _)| (*key, *data)).collect();
+    values.push((
+        "10.5.30.0-24",
+        r#","BackendData":{"VtepMAC":"02:00:00:00:00:30"}"#,
+    ));
+    values.push((
+        "10.5.36.0-24",
+        r#","backenddata":{"vtepmac":"02:00:00:00:00:36","vni":9}"#,
+    ));
+    let (tables, skipped) = peer_tables(&values);
+    assert_eq!(tables.routes.len(), 2);
+    for (key, _, words) in cases {
+        assert!(skipped[key].contains(words), "{key}: {:?}", skipped[key]);
+    }
+}
+
+#[test]
+fn two_nodes_with_one_vtep_mac_cannot_both_be_peers() {
+    let data = r#","BackendData":{"VtepMAC":"02:00:00:00:00:30"}"#;
+    let (tables, skipped) = peer_tables(&[("10.5.30.0-24", data), ("10.5.31.0-24", data)]);
+    assert_eq!(tables.routes.len(), 1);
+    assert!(skipped["10.5.31.0-24"].contains("another peer's"));
+}

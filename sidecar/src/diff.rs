@@ -1,0 +1,186 @@
+//! The difference between the tables wanted and the tables found, as an ordered [`Plan`].
+//!
+//! Make before break: devices, addresses, forwarding entries, neighbours, then the routes that need
+//! them; deletes in the opposite order behind all of that. Applying a plan to what was found gives
+//! what is wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use kernel::Mac;
+
+use crate::tables::{Device, DeviceName, Hop, Remote, RouteKey, Tables, VxlanLink};
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Delete a device that cannot be made right, and all that is on it.
+    DeleteDevice {
+        /// Its name.
+        device: DeviceName,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Make a device, still down.
+    CreateDevice(DeviceName, VxlanLink),
+    /// Set its MTU.
+    SetMtu(DeviceName, u32),
+    /// Set its MAC address.
+    SetMac(DeviceName, Mac),
+    /// Add an address.
+    AddAddress(DeviceName, IpNet),
+    /// Set a device up.
+    SetUp(DeviceName),
+    /// Add or replace a forwarding entry.
+    PutFdb(DeviceName, Mac, IpAddr),
+    /// Add or replace a neighbour.
+    PutNeighbour(DeviceName, IpAddr, Mac),
+    /// Add or replace a route.
+    PutRoute(RouteKey, Hop),
+    /// Delete a route.
+    DeleteRoute(RouteKey, Hop),
+    /// Delete a neighbour.
+    DeleteNeighbour(DeviceName, IpAddr),
+    /// Delete a forwarding entry with all its destinations.
+    DeleteFdb(DeviceName, Mac),
+    /// Delete an address.
+    DeleteAddress(DeviceName, IpNet),
+}
+
+/// Changes in the order in which they must be made.
+pub type Plan = Vec<Op>;
+
+/// What changes what was found into what is wanted.
+pub fn diff(want: &Tables, have: &Tables) -> Plan {
+    let mut plan = Plan::new();
+    let mut lost = BTreeSet::new();
+    let mut undo = Plan::new();
+    for (name, wanted) in &want.devices {
+        let found = have.devices.get(name);
+        let misfit = found.and_then(|found| misfit(&wanted.link, &found.link));
+        // With the device goes all that is on it.
+        let found = found.filter(|_| misfit.is_none());
+        if let Some(why) = misfit {
+            let device = name.clone();
+            plan.push(Op::DeleteDevice { device, why });
+        }
+        if found.is_none() {
+            lost.insert(name);
+            plan.push(Op::CreateDevice(name.clone(), wanted.link.clone()));
+        }
+        device_changes(name, wanted, found, &mut plan, &mut undo);
+    }
+    let routes_left: BTreeMap<_, _> = have
+        .routes
+        .iter()
+        .filter(|(_, hop)| !lost.contains(&hop.device))
+        .collect();
+    for (key, hop) in &want.routes {
+        if routes_left.get(key) != Some(&hop) {
+            plan.push(Op::PutRoute(*key, hop.clone()));
+        }
+    }
+    for (key, hop) in routes_left {
+        if !want.routes.contains_key(key) {
+            plan.push(Op::DeleteRoute(*key, hop.clone()));
+        }
+    }
+    for (name, wanted) in &want.devices {
+        let kept = have.devices.get(name).filter(|_| !lost.contains(name));
+        let neighbours = kept.into_iter().flat_map(|found| found.neighbours.keys());
+        for ip in neighbours.filter(|ip| !wanted.neighbours.contains_key(ip)) {
+            plan.push(Op::DeleteNeighbour(name.clone(), *ip));
+        }
+    }
+    plan.append(&mut undo);
+    plan
+}
+
+/// What is on one device, all but the deletes of neighbours; `undo` gets the other deletes.
+fn device_changes(
+    name: &DeviceName,
+    wanted: &Device,
+    found: Option<&Device>,
+    plan: &mut Plan,
+    undo: &mut Plan,
+) {
+    if let Some(found) = found {
+        if found.link.mtu != wanted.link.mtu {
+            plan.push(Op::SetMtu(name.clone(), wanted.link.mtu));
+        }
+        if found.link.mac != wanted.link.mac {
+            plan.push(Op::SetMac(name.clone(), wanted.link.mac));
+        }
+    }
+    let has_address = |net: &IpNet| found.is_some_and(|found| found.addresses.contains(net));
+    for net in wanted.addresses.iter().filter(|net| !has_address(net)) {
+        plan.push(Op::AddAddress(name.clone(), *net));
+    }
+    if wanted.link.up && !found.is_some_and(|found| found.link.up) {
+        plan.push(Op::SetUp(name.clone()));
+    }
+    for (mac, remote) in &wanted.fdb {
+        let present = found.and_then(|found| found.fdb.get(mac));
+        let Remote::One(ip) = remote else { continue };
+        if present == Some(&Remote::Odd) {
+            // Replacing would change one of its destinations only.
+            plan.push(Op::DeleteFdb(name.clone(), *mac));
+        }
+        if present != Some(remote) {
+            plan.push(Op::PutFdb(name.clone(), *mac, *ip));
+        }
+    }
+    for (ip, mac) in &wanted.neighbours {
+        if found.and_then(|found| found.neighbours.get(ip)) != Some(mac) {
+            plan.push(Op::PutNeighbour(name.clone(), *ip, *mac));
+        }
+    }
+    let Some(found) = found else { return };
+    for mac in found.fdb.keys().filter(|mac| !wanted.fdb.contains_key(mac)) {
+        undo.push(Op::DeleteFdb(name.clone(), *mac));
+    }
+    for net in found.addresses.difference(&wanted.addresses) {
+        undo.push(Op::DeleteAddress(name.clone(), *net));
+    }
+}
+
+/// Why a device must be made anew, if it must.
+fn misfit(wanted: &VxlanLink, found: &VxlanLink) -> Option<String> {
+    let (want, have) = (&wanted.vxlan, &found.vxlan);
+    if want == have {
+        return None;
+    }
+    let mut differences = Vec::new();
+    let mut compare = |what: &str, have: String, want: String| {
+        if have != want {
+            differences.push(format!("{what} is {have}, wanted {want}"));
+        }
+    };
+    compare("vni", have.vni.to_string(), want.vni.to_string());
+    compare("port", have.port.to_string(), want.port.to_string());
+    compare("local address", shown(have.local), shown(want.local));
+    compare(
+        "underlay device",
+        shown(have.underlay),
+        shown(want.underlay),
+    );
+    compare("group", shown(have.group), shown(want.group));
+    compare(
+        "learning",
+        have.learning.to_string(),
+        want.learning.to_string(),
+    );
+    compare("gbp", have.gbp.to_string(), want.gbp.to_string());
+    compare("l2miss", have.l2miss.to_string(), want.l2miss.to_string());
+    compare("l3miss", have.l3miss.to_string(), want.l3miss.to_string());
+    Some(differences.join(", "))
+}
+
+fn shown<T: fmt::Display>(value: Option<T>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,43 @@
+//! twilld: the daemon that gives a node its subnet and keeps the overlay to the other nodes.
+//!
+//! ```text
+//!  store/file               underlay (links, addresses, routes)      kernel dump (ours only)
+//!      │ LeaseEvent                │ Facts                                │ observe
+//!      ▼                           ▼                                      ▼
+//!  lease_table ──▶ peers ──▶ backend (vxlan) ──▶ Tables wanted ──▶ diff(want, have) ──Plan──▶ apply
+//!  (pure fold)     (pure)    (pure, total)                         (pure, ordered)        (only I/O)
+//!                        reconcile: the one loop     run: the one wiring
+//! ```
+//!
+//! Beside the loop: `keeper` renews this node's lease, `health` answers probes, `persist` remembers
+//! what must survive a reboot. `subnet` decides which subnet to take, `net_conf` and `flags` read
+//! what people write, `masquerade` says which nftables rules there are, and `subnet_env` writes the
+//! file in which the CNI plugin finds all of it.
+
+mod apply;
+mod atomic_file;
+pub mod backend;
+pub mod desired;
+pub mod diff;
+pub mod family;
+pub mod flags;
+mod health;
+mod keeper;
+pub mod lease;
+pub mod lease_table;
+pub mod masquerade;
+pub mod net_conf;
+pub mod peers;
+pub mod persist;
+mod reconcile;
+mod run;
+pub mod store;
+pub mod subnet;
+pub mod subnet_env;
+pub mod subnets;
+pub mod tables;
+mod trouble;
+pub mod udp;
+pub mod underlay;
+
+pub use run::run;

@@ -1,0 +1,313 @@
+//! The start, in order: configuration, underlay, memory, lease; then the tasks that go on.
+
+use std::fmt::Display;
+use std::fs;
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use kernel::Mac;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::apply::Kernel;
+use crate::backend::Backend;
+use crate::family::{ByFamily, Family};
+use crate::flags::Flags;
+use crate::health::{self, Readiness};
+use crate::keeper::Keeper;
+use crate::masquerade::Masquerade;
+use crate::net_conf::NetConf;
+use crate::persist::{Remembered, StateFile};
+use crate::reconcile::{Reconciler, Settings};
+use crate::store::file::FileStore;
+use crate::store::{Held, Store, StoreError};
+use crate::subnet::Claim;
+use crate::subnet_env;
+use crate::subnets::Subnets;
+use crate::tables::Facts;
+use crate::underlay::{self, Underlay, Wish};
+
+/// How often a configuration that is missing or wrong is looked for again, as flanneld does.
+const CONFIG_RETRY: Duration = Duration::from_secs(1);
+/// The waits between attempts at a store that fails double from the first to the last.
+const STORE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Events on their way from the store to the loop.
+const EVENTS: usize = 1024;
+
+/// Runs until `shutdown` is over. The data path is left standing, so that nothing is torn down
+/// here. Must run on a tokio `LocalSet`.
+pub async fn run(flags: Flags, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::select! {
+        biased;
+        () = shutdown => {
+            info!("ending; the data path is left standing");
+            Ok(())
+        }
+        ended = serve(flags) => ended,
+    }
+}
+
+async fn serve(flags: Flags) -> anyhow::Result<()> {
+    let ready = Readiness::default();
+    if let Some(address) = flags.healthz {
+        spawn_local(health::serve(address, ready.clone()));
+    }
+    let store = FileStore::new(&flags.store_dir, flags.lease_ttl, flags.store_resync);
+    info!(
+        store = store.describe(),
+        version = env!("CARGO_PKG_VERSION"),
+        "starting"
+    );
+    if let Some(network) = flags.network {
+        init_config(&store, &network).await;
+    }
+    let net_conf = wait_for_config(&store).await?;
+    let wish = wish_of(&flags)?;
+    let mut kernel = Kernel::open().context("open netlink sockets")?;
+    let facts = kernel.dump(&[]).context("read the network's state")?;
+    let underlay = choose_underlay(&mut kernel, &facts, &wish, &net_conf)?;
+    let Backend::Vxlan(options) = &net_conf.backend;
+    // Told now, before anything is made.
+    options
+        .pod_mtu(net_conf.ranges.families(), &underlay)
+        .map_err(|reason| anyhow!(reason))?;
+    let state_file = StateFile::in_dir(&flags.state_dir);
+    let mut remembered = recall(&state_file);
+    let macs = macs(&net_conf, &facts, &remembered)?;
+    let claim = Claim {
+        ranges: net_conf.ranges,
+        lease: options.lease(&underlay, &macs),
+        previous: previous(&flags, &remembered),
+    };
+    let held = acquire(&store, &claim).await?;
+    remember(&state_file, &mut remembered, &net_conf, &macs, held.subnets);
+    supervise(
+        flags,
+        store,
+        net_conf,
+        claim,
+        held,
+        Start {
+            kernel,
+            underlay,
+            macs,
+            wish,
+            ready,
+        },
+    )
+    .await
+}
+
+/// What the start has found out.
+struct Start {
+    kernel: Kernel,
+    underlay: Underlay,
+    macs: ByFamily<Mac>,
+    wish: Wish,
+    ready: Readiness,
+}
+
+async fn supervise(
+    flags: Flags,
+    store: FileStore,
+    net_conf: NetConf,
+    mut claim: Claim,
+    held: Held,
+    start: Start,
+) -> anyhow::Result<()> {
+    claim.previous = Some(held.subnets);
+    let lease = claim.lease.clone();
+    let settings = Settings {
+        net_conf,
+        macs: start.macs,
+        subnets: held.subnets,
+        wish: start.wish,
+        subnet_file: flags.subnet_file.clone(),
+        masquerade: flags.ip_masq.then_some(match flags.fully_random_disable {
+            true => Masquerade::KernelsChoice,
+            false => Masquerade::FullyRandom,
+        }),
+        forward: flags.forward_rules,
+    };
+    let (wishes, for_keeper) = mpsc::channel(1);
+    let (to_loop, events) = mpsc::channel(EVENTS);
+    let keeper = Keeper {
+        store: store.clone(),
+        claim,
+        held,
+        margin: flags.renew_margin,
+        ttl: flags.lease_ttl,
+    };
+    spawn_local(keeper.run(for_keeper));
+    spawn_local(store.watch(to_loop));
+    let Start {
+        kernel,
+        underlay,
+        ready,
+        ..
+    } = start;
+    let reconciler = Reconciler::new(settings, kernel, underlay, lease, wishes, ready);
+    reconciler.run(events).await;
+    bail!("the stream of leases ended, which is a fault of this program");
+}
+
+async fn init_config(store: &impl Store, network: &impl Display) {
+    let text = format!("{{\"Network\":\"{network}\",\"Backend\":{{\"Type\":\"vxlan\"}}}}\n");
+    match store.init_config(text.as_bytes()).await {
+        Ok(true) => info!(%network, "wrote the configuration"),
+        Ok(false) => {}
+        Err(error) => warn!(%error, "cannot write the configuration that --network asks for"),
+    }
+}
+
+/// Waits for a configuration that can be used, saying once what is wrong with the one there is.
+async fn wait_for_config(store: &impl Store) -> anyhow::Result<NetConf> {
+    let mut told = String::new();
+    loop {
+        let problem = match store.config().await {
+            Ok(Some(text)) => match NetConf::parse(&text) {
+                Ok(net_conf) => return Ok(net_conf),
+                Err(error) => {
+                    let problem = format!("config in {}: {error}", store.describe());
+                    if error.fatal {
+                        bail!(problem);
+                    }
+                    problem
+                }
+            },
+            Ok(None) => format!(
+                "no config in {}: {}",
+                store.describe(),
+                store.config_advice()
+            ),
+            Err(error) => error.to_string(),
+        };
+        if problem != told {
+            warn!(%problem, "waiting for a configuration");
+            told = problem;
+        }
+        sleep(CONFIG_RETRY).await;
+    }
+}
+
+fn wish_of(flags: &Flags) -> anyhow::Result<Wish> {
+    let patterns = flags.iface_regex.iter().map(|text| {
+        regex_lite::Regex::new(text).with_context(|| format!("flag --iface-regex={text}"))
+    });
+    let public_ips = [
+        (Family::V4, flags.public_ip.map(Into::into)),
+        (Family::V6, flags.public_ipv6.map(Into::into)),
+    ];
+    Ok(Wish {
+        ifaces: flags.iface.clone(),
+        patterns: patterns.collect::<Result<_, _>>()?,
+        can_reach: flags.iface_can_reach,
+        public_ips: public_ips
+            .into_iter()
+            .filter_map(|(family, ip)| Some((family, ip?)))
+            .collect(),
+    })
+}
+
+fn choose_underlay(
+    kernel: &mut Kernel,
+    facts: &Facts,
+    wish: &Wish,
+    net_conf: &NetConf,
+) -> anyhow::Result<Underlay> {
+    let families: Vec<Family> = net_conf.ranges.families().collect();
+    let towards = match wish.can_reach {
+        Some(ip) => kernel.towards(ip).context("flag --iface-can-reach")?,
+        None => None,
+    };
+    let underlay = underlay::select(facts, wish, &families, towards.as_ref())?;
+    let ips: Vec<String> = underlay
+        .public_ips
+        .iter()
+        .map(|(_, ip)| ip.to_string())
+        .collect();
+    info!(interface = underlay.name, mtu = underlay.mtu, public_ips = ?ips, "underlay chosen");
+    Ok(underlay)
+}
+
+fn recall(state_file: &StateFile) -> Remembered {
+    state_file.load().unwrap_or_else(|error| {
+        let path = state_file.path().display();
+        warn!(%path, %error, "cannot read what this node remembers, starting without");
+        Remembered::default()
+    })
+}
+
+/// The VTEPs' addresses: the remembered ones, else those of devices that are there, else new ones.
+fn macs(
+    net_conf: &NetConf,
+    facts: &Facts,
+    remembered: &Remembered,
+) -> anyhow::Result<ByFamily<Mac>> {
+    let Backend::Vxlan(options) = &net_conf.backend;
+    let mut macs = ByFamily::default();
+    for family in net_conf.ranges.families() {
+        let name = options.device(family);
+        let of_device = || facts.link(&name).filter(|link| link.vxlan.is_some())?.mac;
+        let known = remembered.macs.get(&*name).copied().or_else(of_device);
+        let mac = match known.filter(|mac| mac.is_unicast()) {
+            Some(mac) => mac,
+            None => {
+                let mut bytes = [0; 6];
+                getrandom::fill(&mut bytes)
+                    .map_err(|error| anyhow!("draw a random MAC address: {error}"))?;
+                Mac::local_unicast(bytes)
+            }
+        };
+        macs.set(family, mac);
+    }
+    Ok(macs)
+}
+
+fn previous(flags: &Flags, remembered: &Remembered) -> Option<Subnets> {
+    // The subnet file comes first: running pods have addresses out of it.
+    let written = fs::read_to_string(&flags.subnet_file).ok();
+    written
+        .and_then(|text| subnet_env::previous_subnets(&text))
+        .or(remembered.subnets)
+}
+
+/// Takes a lease, waiting for a store that does not answer.
+async fn acquire(store: &impl Store, claim: &Claim) -> anyhow::Result<Held> {
+    let (mut wait, longest) = STORE_RETRY;
+    loop {
+        match store.acquire(claim).await {
+            Ok(held) => {
+                let reserved = held.expires.is_none();
+                info!(subnets = %held.subnets, reserved, "lease taken");
+                return Ok(held);
+            }
+            Err(error @ StoreError::OutOfSubnets(_)) => return Err(error.into()),
+            Err(error) => warn!(%error, ?wait, "cannot take a lease, trying again"),
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(longest);
+    }
+}
+
+fn remember(
+    state_file: &StateFile,
+    remembered: &mut Remembered,
+    net_conf: &NetConf,
+    macs: &ByFamily<Mac>,
+    subnets: Subnets,
+) {
+    let Backend::Vxlan(options) = &net_conf.backend;
+    remembered.subnets = Some(subnets);
+    for (family, mac) in macs.iter() {
+        let name = options.device(family).to_string();
+        remembered.macs.insert(name, *mac);
+    }
+    if let Err(error) = state_file.save(remembered) {
+        let path = state_file.path().display();
+        warn!(%path, %error, "cannot remember the MAC address over a reboot");
+    }
+}

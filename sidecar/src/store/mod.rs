@@ -1,0 +1,149 @@
+//! Lease stores: where the nodes of a cluster leave word of their subnets for each other.
+//!
+//! A store hands out the configuration, takes and keeps this node's lease, and streams everybody's
+//! leases as [`LeaseEvent`]s. What a store cannot read is never "no leases": it is retried, and the
+//! stream stays silent. What a store does with expiry, races and reservations is its own matter;
+//! which subnet to take is decided by [`crate::subnet::choose`].
+
+pub mod doubt;
+pub mod etcd;
+pub mod file;
+pub mod kube;
+pub mod migrate;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use crate::family::ByFamily;
+use crate::lease::Lease;
+use crate::subnet::{Claim, OutOfSubnets};
+use crate::subnets::Subnets;
+
+/// One entry of a store: its name there, and the lease or why it is not one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The key as the store has it.
+    pub name: Box<str>,
+    /// The lease, or the reason for which it is skipped.
+    pub content: Result<(Subnets, Lease), String>,
+}
+
+/// A change in the store, in the order in which it happened there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseEvent {
+    /// Everything that is there: what is not in it is gone.
+    Snapshot(Vec<Record>),
+    /// An entry is new or has changed.
+    Put(Record),
+    /// The entry of this name is gone or has expired.
+    Removed(Box<str>),
+}
+
+/// This node's lease as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The subnets.
+    pub subnets: Subnets,
+    /// When it ends if it is not renewed; `None` for a reservation.
+    pub expires: Option<SystemTime>,
+}
+
+/// What came of a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewal {
+    /// It was ours and is.
+    Renewed(Held),
+    /// It was gone, nobody had taken it, and it is ours again.
+    TakenBack(Held),
+    /// Somebody else holds it, or something that overlaps it.
+    Lost {
+        /// Who, in words.
+        holder: String,
+    },
+}
+
+/// Why a store did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// An operation on it failed; trying again may help.
+    #[error("{op}: {source}")]
+    Io {
+        /// What was tried on what.
+        op: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Somebody keeps it locked.
+    #[error("lock {path}: another process has held it for {seconds} s; see `lsof {path}`")]
+    Locked {
+        /// The lock's file.
+        path: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// Other nodes were quicker every time.
+    #[error("acquire a subnet: lost the race against other nodes {tries} times")]
+    Raced {
+        /// How often it was tried.
+        tries: usize,
+    },
+    /// Something must happen first that others see to; the text says what.
+    #[error("waiting: {0}")]
+    Waiting(String),
+    /// There is nothing left to take.
+    #[error(transparent)]
+    OutOfSubnets(#[from] OutOfSubnets),
+}
+
+/// What a store knows about this node beside its lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Public addresses that an operator has written down for it there: they go before flags.
+    pub public_ips: ByFamily<IpAddr>,
+    /// What it published last, with the MAC addresses by which peers know its VTEPs.
+    pub published: Option<Lease>,
+}
+
+/// A lease store. Futures are polled on one thread.
+///
+/// A store says what is there, as far as it can be read: an error is never an event, and a store
+/// that has lost its leases says honestly that they are gone. That this is not believed at once,
+/// whatever the store, is decided in one place for all of them: follow a store by [`doubt::watch`].
+pub trait Store: Clone + 'static {
+    /// What and where it is, for people.
+    fn describe(&self) -> String;
+
+    /// What an operator must do so that there is a configuration.
+    fn config_advice(&self) -> String;
+
+    /// The bytes of the configuration; `None` if nobody has written one.
+    fn config(&self) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>>;
+
+    /// Writes a configuration if there is none. Whether it did.
+    fn init_config(&self, config: &[u8]) -> impl Future<Output = Result<bool, StoreError>>;
+
+    /// Takes a lease for this node by the rules of [`crate::subnet::choose`].
+    fn acquire(&self, claim: &Claim) -> impl Future<Output = Result<Held, StoreError>>;
+
+    /// Extends the lease that the claim names as its `previous`, and publishes the claim's value
+    /// if it has changed. Never touches somebody else's.
+    fn renew(&self, claim: &Claim) -> impl Future<Output = Result<Renewal, StoreError>>;
+
+    /// Sends a snapshot, then changes (or snapshots) until the receiver is gone. Faults of the
+    /// store are retried inside.
+    fn watch(self, events: mpsc::Sender<LeaseEvent>) -> impl Future<Output = ()>;
+
+    /// What the store knows about this node; asked once, before its lease is taken.
+    fn facts(&self) -> impl Future<Output = Result<NodeFacts, StoreError>> {
+        async { Ok(NodeFacts::default()) }
+    }
+
+    /// Tells whoever waits for it that pods of this node can be reached. Returns when that is known
+    /// there; called once, when the node is in sync.
+    fn announce(&self) -> impl Future<Output = ()> {
+        async {}
+    }
+}

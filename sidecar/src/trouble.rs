@@ -1,0 +1,52 @@
+//! What is wrong right now, told once when it begins and once when it ends. Counted always.
+
+use std::collections::BTreeMap;
+
+use tracing::{info, warn};
+
+/// How many new faults of one round are told one by one.
+const TOLD: usize = 10;
+
+/// A set of faults by what they are about.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles {
+    kind: &'static str,
+    known: BTreeMap<String, String>,
+}
+
+impl Troubles {
+    /// `kind` is the message under which they are told.
+    pub(crate) fn new(kind: &'static str) -> Self {
+        Self {
+            kind,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Takes what is wrong now, by subject, and tells what is new since the last time.
+    pub(crate) fn update(&mut self, now: BTreeMap<String, String>) {
+        let is_new =
+            |(subject, reason): &(&String, &String)| self.known.get(*subject) != Some(reason);
+        let new: Vec<_> = now.iter().filter(is_new).collect();
+        for (subject, reason) in new.iter().take(TOLD) {
+            warn!(%subject, %reason, "{}", self.kind);
+        }
+        if new.len() > TOLD {
+            warn!(more = new.len() - TOLD, "{}", self.kind);
+        }
+        let over = self
+            .known
+            .keys()
+            .filter(|subject| !now.contains_key(*subject));
+        let over = over.count();
+        if over > 0 {
+            info!(over, left = now.len(), "{}: no longer", self.kind);
+        }
+        self.known = now;
+    }
+}

@@ -1,0 +1,1 @@
+//! The README is true: what it promises to run is run.
