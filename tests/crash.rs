@@ -1,14 +1,15 @@
 //! A killed ADD leaves nothing that one DEL does not clear, wherever it was killed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 use cni_test_harness::cluster::{Cluster, Member, Spec};
 use cni_test_harness::netns::{self, Netns};
 use cni_test_harness::observe::View;
-use cni_test_harness::process;
+use cni_test_harness::process::{self, Output};
 use cni_test_harness::runtime::{Attachment, Call};
 use cni_test_harness::{skip_unless, tools};
 
@@ -28,80 +29,126 @@ fn residue(member: &Member) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// Runs the plugin and kills it when it makes its system call number `at`; whether it finished
-/// before that.
-fn cut_short(member: &Member, strace: &Path, call: &Call, at: u32) -> Result<bool> {
+/// Every system call of a whole run of the plugin, in order, by name.
+fn system_calls(member: &Member, strace: &Path, call: &Call) -> Result<Vec<String>> {
+    let trace = member.node().dir().join("trace");
+    let mut command = member.node().command(strace)?;
+    command.args(["-f", "-qq", "-o"]).arg(&trace);
+    run(command, call)?;
+    let text = std::fs::read_to_string(&trace)?;
+    let names = text.lines().filter_map(|line| {
+        let (_pid, made) = line.split_once(' ')?;
+        let (name, _) = made.trim_start().split_once('(')?;
+        Some(name.to_owned())
+    });
+    Ok(names.collect())
+}
+
+/// Where a run can be cut short: before the n-th call of each kind, in the order of the run.
+/// (strace counts the calls of each kind for itself.)
+fn cuts(calls: &[String]) -> Vec<(String, usize)> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut cuts = Vec::new();
+    for name in calls {
+        let count = seen.entry(name).or_default();
+        *count += 1;
+        // The first is strace's own start of the program.
+        if name != "execve" {
+            cuts.push((name.clone(), *count));
+        }
+    }
+    cuts
+}
+
+/// Runs the plugin and kills it as it enters that system call; whether it came to its end first.
+fn cut_short(member: &Member, strace: &Path, call: &Call, at: &(String, usize)) -> Result<bool> {
+    let (name, count) = at;
     let mut command = member.node().command(strace)?;
     command
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=all", "-e"])
-        .arg(format!("inject=all:signal=KILL:when={at}"))
+        .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+        .arg(format!("trace={name}"))
+        .arg("-e")
+        .arg(format!("inject={name}:signal=KILL:when={count}"));
+    Ok(run(command, call)?.status.success())
+}
+
+fn run(mut strace: Command, call: &Call) -> Result<Output> {
+    strace
         .arg(&call.program)
         .env_clear()
         .envs(call.env.iter().map(|(key, value)| (key, value)));
-    let output = process::run(&mut command, &call.stdin, DEADLINE)?;
-    Ok(output.status.success())
+    process::run(&mut strace, &call.stdin, DEADLINE)
+}
+
+/// A node with its bridge: that is shared, and stays when its pods go.
+fn node() -> Result<(Cluster, BTreeSet<String>)> {
+    let cluster = Cluster::start(&Spec {
+        nodes: 1,
+        ..Spec::default()
+    })?;
+    drop(cluster.pod(0)?);
+    let before = residue(cluster.member(0))?;
+    Ok((cluster, before))
 }
 
 #[test]
 fn add_killed_at_any_system_call_is_cleared_by_one_del() -> Result<()> {
     let strace = skip_unless!(tools::program("strace"));
-    let cluster = Cluster::start(&Spec {
-        nodes: 1,
-        ..Spec::default()
-    })?;
+    let (cluster, before) = node()?;
     let member = cluster.member(0);
-    // The bridge is shared and stays; the first pod makes it.
-    drop(cluster.pod(0)?);
-    let before = residue(member)?;
     let runtime = member.runtime();
+    let pod = Netns::create(&netns::unique_name("pod"))?;
+    let attachment = Attachment::eth0(pod.name(), &pod.path());
+    let call = runtime.compose("ADD", member.list(), 0, &attachment, &[])?;
+    let cuts = cuts(&system_calls(member, &strace, &call)?);
+    runtime.del(member.list(), &attachment)?;
     let mut killed = 0;
-    for at in 1.. {
-        let pod = Netns::create(&netns::unique_name("pod"))?;
-        let attachment = Attachment::eth0(pod.name(), &pod.path());
-        let call = runtime.compose("ADD", member.list(), 0, &attachment, &[])?;
-        let finished = cut_short(member, &strace, &call, at)?;
-        if !finished {
+    for (at, cut) in cuts.iter().enumerate() {
+        if !cut_short(member, &strace, &call, cut)? {
             killed += 1;
         }
         runtime.del(member.list(), &attachment)?;
         let eth0 = View::of(&pod).link_names()?;
-        assert_eq!(eth0, Vec::<String>::new(), "killed at system call {at}");
-        assert_eq!(residue(member)?, before, "killed at system call {at}");
+        assert_eq!(eth0, Vec::<String>::new(), "killed at {cut:?}");
+        assert_eq!(residue(member)?, before, "killed at {cut:?}");
         // The next ADD of the same attachment works.
         if at % 10 == 0 {
             runtime.add(member.list(), &attachment)?;
             runtime.del(member.list(), &attachment)?;
         }
-        if finished {
-            break;
-        }
     }
-    assert!(killed > 30, "only {killed} system calls were cut short");
+    assert!(
+        killed > 50,
+        "only {killed} of {} runs were cut short",
+        cuts.len()
+    );
     Ok(())
 }
 
 #[test]
 fn del_killed_at_any_system_call_is_finished_by_the_next() -> Result<()> {
     let strace = skip_unless!(tools::program("strace"));
-    let cluster = Cluster::start(&Spec {
-        nodes: 1,
-        ..Spec::default()
-    })?;
+    let (cluster, before) = node()?;
     let member = cluster.member(0);
-    drop(cluster.pod(0)?);
-    let before = residue(member)?;
     let runtime = member.runtime();
-    for at in 1.. {
-        let pod = Netns::create(&netns::unique_name("pod"))?;
-        let attachment = Attachment::eth0(pod.name(), &pod.path());
+    let pod = Netns::create(&netns::unique_name("pod"))?;
+    let attachment = Attachment::eth0(pod.name(), &pod.path());
+    let call = runtime.compose("DEL", member.list(), 0, &attachment, &[])?;
+    runtime.add(member.list(), &attachment)?;
+    let cuts = cuts(&system_calls(member, &strace, &call)?);
+    let mut killed = 0;
+    for cut in &cuts {
         runtime.add(member.list(), &attachment)?;
-        let call = runtime.compose("DEL", member.list(), 0, &attachment, &[])?;
-        let finished = cut_short(member, &strace, &call, at)?;
-        runtime.del(member.list(), &attachment)?;
-        assert_eq!(residue(member)?, before, "killed at system call {at}");
-        if finished {
-            return Ok(());
+        if !cut_short(member, &strace, &call, cut)? {
+            killed += 1;
         }
+        runtime.del(member.list(), &attachment)?;
+        assert_eq!(residue(member)?, before, "killed at {cut:?}");
     }
-    unreachable!("DEL ends");
+    assert!(
+        killed > 30,
+        "only {killed} of {} runs were cut short",
+        cuts.len()
+    );
+    Ok(())
 }

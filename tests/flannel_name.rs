@@ -11,7 +11,7 @@ use cni_test_harness::netconf::NetworkList;
 use cni_test_harness::pod::Pod;
 use cni_test_harness::runtime::Runtime;
 use cni_test_harness::{skip_unless, tools};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// A folder with `flannel` in it, as an operator installs it.
 fn bin_dir(member: &Member) -> Result<PathBuf> {
@@ -87,6 +87,17 @@ fn the_conflists_in_conf_are_what_the_runtime_reads() -> Result<()> {
         let list = NetworkList::load(&path)?;
         assert_eq!(list.name, "cbr0", "{name}");
         assert!(!list.plugins.is_empty(), "{name}");
+        // Whichever plugin it is, somebody must be told about host ports.
+        let told = |plugin: &Map<String, Value>| plugin["capabilities"]["portMappings"] == true;
+        let declares = |plugin: &Map<String, Value>| plugin.contains_key("capabilities");
+        let mut declaring = list.plugins.iter().filter(|plugin| declares(plugin));
+        assert!(declaring.any(told), "{name}");
+        let own = &list.plugins[0];
+        let expected = json!({"portMappings": true, "bandwidth": true});
+        match name {
+            "10-twill.conflist" => assert_eq!(own["capabilities"], expected),
+            _ => assert!(!declares(own), "portmap behind would do it twice"),
+        }
     }
     Ok(())
 }

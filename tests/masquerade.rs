@@ -80,3 +80,19 @@ fn without_ip_masq_there_is_no_masquerading() -> Result<()> {
     assert_eq!(cluster.member(0).subnet_env()?["FLANNEL_IPMASQ"], "false");
     Ok(())
 }
+
+#[test]
+fn a_table_that_drops_forwarded_traffic_is_named() -> Result<()> {
+    let cluster = Cluster::start(&Spec {
+        nodes: 1,
+        ..Spec::default()
+    })?;
+    let member = cluster.member(0);
+    let chain = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }";
+    member.node().exec("nft", &[chain])?;
+    let log = member.daemon().expect("it runs").log_path().to_owned();
+    wait::until_true("the chain is named", Duration::from_secs(5), || {
+        let said = std::fs::read_to_string(&log)?;
+        Ok(said.contains("may be dropped") && said.contains("ip filter FORWARD"))
+    })
+}

@@ -307,6 +307,11 @@ impl Member {
         )
     }
 
+    /// Further arguments for twilld, from its next start on.
+    pub fn add_twilld_args(&mut self, more: &[String]) {
+        self.twilld_args.extend_from_slice(more);
+    }
+
     /// Starts twilld; does not wait for it.
     pub fn start_daemon(&mut self) -> Result<()> {
         if self.daemon.is_some() {

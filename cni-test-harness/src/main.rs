@@ -1,16 +1,17 @@
-//! `cni-test-harness demo` and `cni-test-harness bench`: arguments in, exit code out.
+//! `cni-test-harness demo`, `bench` and `lab`: arguments in, exit code out.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use cni_test_harness::{bench, demo};
+use cni_test_harness::{bench, demo, lab};
 use lexopt::prelude::*;
 use nix::sys::signal::{SigSet, Signal};
 
 const USAGE: &str = "\
 usage: cni-test-harness demo [--nodes 3] [--pods 2] [--keep]   a cluster on this machine, shown
        cni-test-harness demo --down                            removes a demo that was kept
+       cni-test-harness lab list | run NAME | run all         overlays built by hand, explained
        cni-test-harness bench [--rounds 50] [--at-once-rounds 50] [--pods 100] [--out bench]";
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn run() -> Result<()> {
     match args.next()? {
         Some(Value(verb)) if verb == "demo" => run_demo(&mut args),
         Some(Value(verb)) if verb == "bench" => run_bench(&mut args),
+        Some(Value(verb)) if verb == "lab" => run_lab(&mut args),
         Some(Long("help") | Short('h')) | None => {
             println!("{USAGE}");
             Ok(())
@@ -92,6 +94,14 @@ fn take_down_when_interrupted() -> Result<()> {
 )]
 fn leave(code: i32) -> ! {
     std::process::exit(code)
+}
+
+fn run_lab(args: &mut lexopt::Parser) -> Result<()> {
+    let words: Vec<String> = args
+        .raw_args()?
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    lab::command(&words, &mut std::io::stdout())
 }
 
 fn run_bench(args: &mut lexopt::Parser) -> Result<()> {

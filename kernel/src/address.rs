@@ -66,6 +66,19 @@ pub fn add(ifindex: u32, net: IpNet) -> Request {
     .done_on(&[Errno::EEXIST])
 }
 
+/// `ip addr add NET dev DEV`, of IPv6: the kernel looks for another host that has it, which takes a
+/// second or more; meanwhile the address is tentative.
+pub fn add_with_detection(ifindex: u32, net: IpNet) -> Request {
+    let mut address = message(ifindex, net, None);
+    address.header.flags.remove(AddressHeaderFlags::Nodad);
+    (address.attributes).retain(|attribute| !matches!(attribute, AddressAttribute::Flags(_)));
+    Request::new(
+        RouteNetlinkMessage::NewAddress(address),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+    .done_on(&[Errno::EEXIST])
+}
+
 /// `ip addr del NET dev DEV`. One that is gone already is deleted.
 pub fn delete(ifindex: u32, net: IpNet) -> Request {
     Request::new(

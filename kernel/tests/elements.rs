@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::IpAddr;
-use std::process::Command;
 
 use kernel::conntrack::{UdpTo, forget_udp};
 use kernel::nft;
@@ -12,30 +11,14 @@ use kernel::nft::{
     Chain, Change, Element, Family, Field, Hook, HookPoint, HookType, Rule, Set, Table, Value,
 };
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
+
+mod namespace;
+
+use namespace::{in_a_namespace, run};
 
 const TABLE: &str = "twill-test";
 const KEY: [Field; 2] = [Field::Protocol, Field::Port];
 const KEY6: [Field; 3] = [Field::Ipv6, Field::Protocol, Field::Port];
-
-fn in_a_namespace(test: impl FnOnce() + Send + 'static) {
-    std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("the tests run as root");
-        test();
-    })
-    .join()
-    .unwrap();
-}
-
-fn run(command: &str) -> String {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{command}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 fn table(mark: u32) -> (Table, Vec<Set>) {
     let nat = |point, priority| {

@@ -2,17 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::process::Command;
 use std::time::Duration;
 
 use kernel::monitor::{Changes, Monitor};
-use nix::sched::{CloneFlags, unshare};
 
-fn run(command: &str) {
-    let mut words = command.split(' ');
-    let status = Command::new(words.next().unwrap()).args(words).status();
-    assert!(status.unwrap().success(), "{command}");
-}
+mod namespace;
+
+use namespace::{in_a_namespace, run};
 
 /// Changes are gathered until `seen` is content.
 async fn until(monitor: &mut Monitor, what: &str, seen: impl Fn(&Changes) -> bool) {
@@ -23,8 +19,7 @@ async fn until(monitor: &mut Monitor, what: &str, seen: impl Fn(&Changes) -> boo
 
 #[test]
 fn every_kind_of_change_is_noticed() {
-    let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("the tests run as root");
+    in_a_namespace(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -47,5 +42,4 @@ fn every_kind_of_change_is_noticed() {
             until(&mut monitor, "flush", |c| !c.routes.is_empty()).await;
         });
     });
-    thread.join().unwrap();
 }

@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::process::Command;
 
 use ipnet::IpNet;
 use kernel::fdb::FdbEntry;
@@ -18,29 +17,12 @@ use kernel::{Mac, Netns, Socket, address, bridge, fdb, link, neighbour, nft, rou
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
-/// Runs `test` on a thread with a fresh network namespace, which ends with it.
-fn in_a_namespace(test: impl FnOnce() + Send + 'static) {
-    std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("the tests run as root");
-        test();
-    })
-    .join()
-    .unwrap();
-}
+mod namespace;
 
-/// A child of this thread is in this thread's namespace.
+use namespace::{in_a_namespace, run};
+
 fn json(command: &str) -> Value {
-    serde_json::from_str(&text(command)).unwrap_or(Value::Null)
-}
-
-fn text(command: &str) -> String {
-    let mut words = command.split(' ');
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{command}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
+    serde_json::from_str(&run(command)).unwrap_or(Value::Null)
 }
 
 fn net(text: &str) -> IpNet {
@@ -107,7 +89,7 @@ fn a_vxlan_device_is_what_iproute2_says_flannels_is() {
         let create = wanted.create("flannel.1", mac, 1450);
         socket.apply_all(&[create]).unwrap();
 
-        let shown = text("ip -d link show flannel.1");
+        let shown = run("ip -d link show flannel.1");
         assert!(
             shown.contains(
                 "vxlan id 1 local 192.168.50.1 dev eth0 srcport 0 0 dstport 8472 nolearning ttl auto ageing 300 udpcsum noudp6zerocsumtx noudp6zerocsumrx"
@@ -151,15 +133,15 @@ fn a_peers_three_entries_go_in_and_out_and_twice_is_once() {
         socket.apply_all(&add).unwrap();
         socket.apply_all(&add).unwrap();
         assert_eq!(
-            text("ip route show 10.244.2.0/24").trim(),
+            run("ip route show 10.244.2.0/24").trim(),
             "10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink"
         );
         assert!(
-            text("ip neigh show dev flannel.1")
+            run("ip neigh show dev flannel.1")
                 .contains("10.244.2.0 lladdr 72:00:00:00:00:01 PERMANENT")
         );
         assert!(
-            text("bridge fdb show dev flannel.1")
+            run("bridge fdb show dev flannel.1")
                 .contains("72:00:00:00:00:01 dst 192.168.50.2 self permanent")
         );
         let routes = route::dump(&mut socket, false).unwrap();
@@ -198,7 +180,7 @@ fn a_peers_three_entries_go_in_and_out_and_twice_is_once() {
         ];
         socket.apply_all(&remove).unwrap();
         socket.apply_all(&remove).unwrap();
-        assert_eq!(text("ip route show 10.244.2.0/24"), "");
+        assert_eq!(run("ip route show 10.244.2.0/24"), "");
         assert_eq!(fdb::dump(&mut socket, Some(index)).unwrap(), vec![]);
     });
 }
@@ -361,7 +343,7 @@ fn a_table_is_written_whole_recognised_and_told_from_a_changed_one() {
         assert_eq!(socket.dump(Family::Inet, "twill-test").unwrap(), None);
         socket.replace(&table).unwrap();
         socket.replace(&table).unwrap();
-        let shown = text("nft list ruleset");
+        let shown = run("nft list ruleset");
         for line in [
             "type nat hook postrouting priority srcnat; policy accept;",
             "meta mark & 0x00004000 == 0x00004000 return",
@@ -382,14 +364,14 @@ fn a_table_is_written_whole_recognised_and_told_from_a_changed_one() {
             "nft add chain inet twill-test other",
             "nft delete table inet twill-test",
         ] {
-            text(change);
+            run(change);
             assert!(!is_right(&mut socket), "{change}");
             socket.replace(&table).unwrap();
             assert!(is_right(&mut socket), "{change}");
         }
         socket.delete(Family::Inet, "twill-test").unwrap();
         socket.delete(Family::Inet, "twill-test").unwrap();
-        assert_eq!(text("nft list ruleset"), "");
+        assert_eq!(run("nft list ruleset"), "");
     });
 }
 
@@ -411,7 +393,7 @@ fn a_refused_transaction_changes_nothing_and_answers_at_once() {
             error.starts_with("write nftables table inet twill-test: "),
             "{error}"
         );
-        assert_eq!(text("nft list ruleset"), "");
+        assert_eq!(run("nft list ruleset"), "");
         assert_eq!(socket.dump(Family::Inet, "twill-test").unwrap(), None);
     });
 }
@@ -451,7 +433,7 @@ fn the_route_towards_an_address_names_the_device_and_the_gateway() {
             Some((Some(underlay), None))
         );
         assert_eq!(to(&mut socket, "10.9.9.9"), None);
-        text("ip route add 10.9.0.0/16 via 192.168.50.254");
+        run("ip route add 10.9.0.0/16 via 192.168.50.254");
         assert_eq!(
             to(&mut socket, "10.9.9.9"),
             Some((Some(underlay), Some(ip("192.168.50.254"))))

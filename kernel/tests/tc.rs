@@ -2,31 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::process::Command;
-
 use kernel::tc::{self, TokenBucket};
 use kernel::{Socket, ifb, link};
-use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
-fn in_a_namespace(test: impl FnOnce() + Send + 'static) {
-    std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("the tests run as root");
-        test();
-    })
-    .join()
-    .unwrap();
-}
+mod namespace;
 
-fn run(command: &str) -> String {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{command}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
+use namespace::{in_a_namespace, run};
 
 fn json(command: &str) -> Value {
     serde_json::from_str(&run(command)).unwrap()

@@ -1,10 +1,12 @@
 //! ADD: reservation → plan → kernel → result. Undone as a whole if any part fails.
 
 use std::fs;
+use std::time::Duration;
 
 use kernel::{Mac, Netns};
 
 use crate::attachment::Attachment;
+use crate::builtin::{BuiltIn, Place};
 use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::bridge::BridgeNetwork;
@@ -18,11 +20,14 @@ use crate::plan::{self, Step};
 use crate::result::{AddResult, Dns, Interface, IpConfig};
 use crate::version::Version;
 
+/// How long a node may be without its subnet before a pod on it fails.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Attaches the container, and returns the document for stdout.
 pub(crate) fn add(header: &Header, request: &Sandboxed, dialect: Dialect) -> Result<String, Error> {
     let version = Version::of_config(&header.version)?;
     let args = CniArgs::parse(&request.args)?;
-    let network = Network::load(header, version, dialect, &args)?;
+    let network = Network::load(header, version, dialect, &args, PATIENCE)?;
     let mut node = Node::open()?;
     let adding = Adding {
         request,
@@ -30,16 +35,24 @@ pub(crate) fn add(header: &Header, request: &Sandboxed, dialect: Dialect) -> Res
         netns: node.sandbox(&request.netns, request.netns_override)?,
         dns: dns(&network.bridge)?,
         bridge: &network.bridge,
+        built_in: BuiltIn::parse(&header.config, dialect)?,
         version,
     };
 
     // From here on there is something to undo. The scratch file is left to DEL, which a failed ADD
     // is followed by: it may be an earlier ADD's of the same container.
-    network
-        .scratch(&request.container_id)
-        .write(&network.rendered)?;
-    let store = Store::new(&network.bridge.ipam.data_dir, &header.name);
-    let (Reservation { ips, fresh }, boot) = reserve(&store, &network.bridge.ipam, request)?;
+    network.keep(&request.container_id)?;
+    let boot = Boot::current()
+        .map_err(|error| Error::new(Code::State, format!("read the boot ID: {error}")))?;
+    let Some(ipam) = &network.bridge.ipam else {
+        return adding.attach(&mut node, &[], &boot.id);
+    };
+    let owner = Owner {
+        container_id: &request.container_id,
+        ifname: &request.ifname,
+    };
+    let store = Store::new(&ipam.data_dir, &header.name);
+    let Reservation { ips, fresh } = ipam::reserve(&store, ipam, &owner, &boot, Again::Same)?;
     adding.attach(&mut node, &ips, &boot.id).inspect_err(|_| {
         // What cannot be given back is still in the owner's name, and DEL finds it.
         let _ = store.give_back(fresh);
@@ -52,6 +65,7 @@ struct Adding<'a> {
     attachment: Attachment,
     netns: Netns,
     bridge: &'a BridgeNetwork,
+    built_in: BuiltIn,
     dns: Dns,
     version: Version,
 }
@@ -62,13 +76,27 @@ impl Adding<'_> {
         let present = node.bridge(&self.bridge.bridge)?;
         let steps = plan::add(self.bridge, &self.attachment, ips, present.as_ref(), seed)?;
         let made = node.apply(&self.netns, &steps, &self.bridge.bridge)?;
-        self.result(made, ips)
+        self.complete(node, made, ips).inspect_err(|_| {
+            for undo in steps.iter().rev().filter_map(Step::undo) {
+                let _ = node.undo(&undo);
+            }
+        })
+    }
+
+    /// Adds what is built in, and says what there is now.
+    fn complete(&self, node: &mut Node, made: Made, ips: &[IpConfig]) -> Result<String, Error> {
+        let place = Place {
+            attachment: &self.attachment,
+            bridge: &self.bridge.bridge,
+            host_ifname: &made.host_ifname,
+            ips,
+        };
+        let more = self.built_in.add(&mut node.socket, &place)?;
+        let mut result = self.result(made, ips);
+        result.interfaces.extend(more);
+        result
             .render(self.version)
-            .inspect_err(|_| {
-                for undo in steps.iter().rev().filter_map(Step::undo) {
-                    let _ = node.undo(&undo);
-                }
-            })
+            .inspect_err(|_| self.built_in.undo(&mut node.socket, &self.attachment))
     }
 
     /// The interfaces are in upstream's order; whoever is chained behind counts on it.
@@ -98,23 +126,12 @@ impl Adding<'_> {
     }
 }
 
-fn reserve(
-    store: &Store,
-    config: &ipam::Config,
-    request: &Sandboxed,
-) -> Result<(Reservation, Boot), Error> {
-    let owner = Owner {
-        container_id: &request.container_id,
-        ifname: &request.ifname,
-    };
-    let boot = Boot::current()
-        .map_err(|error| Error::new(Code::State, format!("read the boot ID: {error}")))?;
-    let reservation = ipam::reserve(store, config, &owner, &boot, Again::Same)?;
-    Ok((reservation, boot))
-}
-
 fn dns(network: &BridgeNetwork) -> Result<Dns, Error> {
-    match (&network.dns, &network.ipam.resolv_conf) {
+    let resolv_conf = network
+        .ipam
+        .as_ref()
+        .and_then(|ipam| ipam.resolv_conf.as_ref());
+    match (&network.dns, resolv_conf) {
         (Some(dns), _) => Ok(dns.clone()),
         (None, None) => Ok(Dns::default()),
         (None, Some(path)) => match fs::read_to_string(path) {

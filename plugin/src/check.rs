@@ -2,11 +2,15 @@
 //!
 //! What other plugins added since is no difference. [`difference`] is pure.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use kernel::link::Link;
 use kernel::route::Route;
 use kernel::{Netns, Socket, address, link, route};
 
+use crate::attachment::Attachment;
+use crate::builtin::{BuiltIn, Place};
 use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::bridge::BridgeNetwork;
@@ -39,15 +43,17 @@ pub(crate) fn check(header: &Header, request: &Sandboxed, dialect: Dialect) -> R
     let version = Version::of_config_since(&header.version, "CHECK", Version::V0_4_0)?;
     let args = CniArgs::parse(&request.args)?;
     let previous = header.previous_result(version)?;
-    let network = Network::load(header, version, dialect, &args)?;
+    let network = Network::load(header, version, dialect, &args, Duration::ZERO)?;
+    let built_in = BuiltIn::parse(&header.config, dialect)?;
     let mut node = Node::open()?;
     let netns = node.sandbox(&request.netns, request.netns_override)?;
     let owner = Owner {
         container_id: &request.container_id,
         ifname: &request.ifname,
     };
-    let store = Store::new(&network.bridge.ipam.data_dir, &header.name);
-    if !store.holds_any(&owner)? {
+    if let Some(ipam) = &network.bridge.ipam
+        && !Store::new(&ipam.data_dir, &header.name).holds_any(&owner)?
+    {
         return Err(failed(format!(
             "host-local: Failed to find address added by container {}",
             request.container_id
@@ -61,10 +67,16 @@ pub(crate) fn check(header: &Header, request: &Sandboxed, dialect: Dialect) -> R
         host,
         &request.ifname,
     )?;
-    match difference(&network.bridge, request, &previous, &facts) {
-        Some(difference) => Err(failed(difference)),
-        None => Ok(()),
+    if let Some(difference) = difference(&network.bridge, request, &previous, &facts) {
+        return Err(failed(difference));
     }
+    let place = Place {
+        attachment: &Attachment::new(&header.name, &request.container_id, &request.ifname)?,
+        bridge: &network.bridge.bridge,
+        host_ifname: host,
+        ips: &previous.ips,
+    };
+    built_in.check(&mut node.socket, &place)
 }
 
 fn failed(difference: String) -> Error {

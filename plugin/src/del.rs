@@ -11,11 +11,14 @@ use kernel::{Netns, Socket, address, link};
 use serde_json::Value;
 
 use crate::attachment::Attachment;
+use crate::builtin;
 use crate::config::Header;
-use crate::config::flannel::{ipam_data_dir, scratch_dir};
+use crate::config::flannel::{Dialect, ipam_data_dir, scratch_dir};
 use crate::error::{Code, Error};
+use crate::hostports;
 use crate::invocation::Container;
 use crate::ipam::{Owner, Store};
+use crate::legacy_masquerade;
 use crate::masquerade::mark;
 use crate::node::{Node, delete_masquerade, host_netns};
 use crate::scratch::Scratch;
@@ -25,11 +28,14 @@ use crate::version::Version;
 pub(crate) fn del(
     header: &Header,
     request: &Container,
+    dialect: Dialect,
     stderr: &mut dyn Write,
 ) -> Result<(), Error> {
     Version::of_config(&header.version)?;
-    let scratch = Scratch::new(&scratch_dir(&header.config), &request.container_id);
-    let rendered = scratch.read(&header.name);
+    // In front of a bridge may be flannel's plugin, whose file that is.
+    let scratch = (dialect != Dialect::Bridge)
+        .then(|| Scratch::new(&scratch_dir(&header.config), &request.container_id));
+    let rendered = scratch.as_ref().and_then(|s| s.read(&header.name));
     let stores = stores(header, rendered.as_ref());
     let owner = Owner {
         container_id: &request.container_id,
@@ -40,17 +46,38 @@ pub(crate) fn del(
         container_id: request.container_id.clone(),
         ifname: request.ifname.clone(),
     };
+    // Runtimes repeat DEL. ADD, ours and that of the Go chain, keeps a scratch file from its
+    // beginning to the end of DEL.
+    let kept = scratch.as_ref().is_none_or(Scratch::exists);
+    let gone = !kept
+        && stores
+            .iter()
+            .all(|store| store.surely_holds_nothing(&owner));
     let mut errors = vec![];
+    // No port may lead to an address that is not this pod's any more.
+    let built_in = dialect != Dialect::Bridge;
+    let ports = built_in.then(|| builtin::close_ports(&attachment));
     // The link first: an address must not be given to another pod while it is still in use.
-    errors.extend(delete_link(&attachment, request, &owner, &stores, stderr).err());
+    let link = delete_link(&attachment, request, &owner, &stores, gone, stderr);
+    let is_ours = matches!(link, Ok(true));
+    errors.extend(link.err());
+    errors.extend(ports.and_then(Result::err));
+    if built_in {
+        errors.extend(builtin::lift_limits(&attachment).err());
+    }
+    if built_in && !is_ours && !gone {
+        // The Go chain may have made the pod, with a portmap that is not in the list any more.
+        errors.extend(hostports::delete_legacy(&attachment).err());
+    }
     let masquerades = rendered.and_then(|config| go_json::field(&config, "ipMasq")?.as_bool());
-    if masquerades != Some(false) {
+    if masquerades != Some(false) && !gone {
         errors.extend(delete_masquerade(&mark(&attachment), |_| false).err());
+        errors.extend(legacy_masquerade::delete(&attachment).err());
     }
     for store in &stores {
         errors.extend(store.release(&owner).map_err(Error::from).err());
     }
-    if errors.is_empty() {
+    if let Some(scratch) = scratch.filter(|_| errors.is_empty() && !gone) {
         errors.extend(scratch.remove(&header.name).err());
     }
     Error::join(errors)
@@ -65,23 +92,25 @@ fn stores(header: &Header, rendered: Option<&Value>) -> Vec<Store> {
         .collect()
 }
 
+/// Whether the pair was one of ours.
 fn delete_link(
     attachment: &Attachment,
     request: &Container,
     owner: &Owner<'_>,
     stores: &[Store],
+    gone: bool,
     stderr: &mut dyn Write,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let mut node = Node::open()?;
     let deleted = node.delete_pair(attachment)?;
     let Some(path) = &request.netns else {
-        return Ok(());
+        return Ok(deleted);
     };
     let netns = match Netns::open(path) {
         Ok(netns) => netns,
         Err(error @ (NetnsError::Missing { .. } | NetnsError::NotANamespace { .. })) => {
             let _ = writeln!(stderr, "twill: {error}: nothing to delete in it");
-            return Ok(());
+            return Ok(deleted);
         }
         Err(error) => return Err(Error::new(Code::Kernel, error.to_string())),
     };
@@ -89,9 +118,9 @@ fn delete_link(
     if !request.netns_override && netns.is(&node.home).map_err(refused)? {
         return Err(host_netns());
     }
-    match deleted {
-        true => Ok(()),
-        false => delete_other_made(&mut node, &netns, owner, stores),
+    match deleted || gone {
+        true => Ok(deleted),
+        false => delete_other_made(&mut node, &netns, owner, stores).map(|()| false),
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::attachment::Attachment;
+use crate::builtin;
 use crate::config::Header;
 use crate::config::flannel::{ipam_data_dir, scratch_dir};
 use crate::error::{Code, Error};
@@ -35,6 +36,8 @@ pub(crate) fn gc(header: &Header, stderr: &mut dyn Write) -> Result<(), Error> {
     };
     let mut errors = vec![];
     errors.extend(collect_pairs(&header.name, &valid).err());
+    let keep = |id: &str, ifname: &str| is_valid(&valid, id, ifname);
+    errors.extend(builtin::gc(&header.name, &keep).err());
     let marks: Vec<String> = (valid.iter())
         .map(|v| {
             mark(&Attachment {

@@ -8,17 +8,22 @@
 //!
 //!  pure: invocation cni_args config subnet_env ipam::{range, allocator} attachment plan
 //!        masquerade result
-//!  thin: network scratch (files)  ipam::store (files, lock)  node (kernel)
+//!  thin: network arrival scratch (files)  ipam::store (files, lock)  node (kernel)
 //!  verbs: add del check status gc, and host_local for the program of that name
 //! ```
 //!
+//! What is elsewhere chained behind is [`chained`] here, by its own names, and `builtin` where
+//! the network's own config asks for it: hostports, bandwidth, tuning.
+//!
 //! [`run`] is the whole program with its surroundings injected. It starts no thread and no other
-//! process. Whatever a killed ADD leaves, DEL finds by the names of its [`attachment`] alone.
+//! process. Whatever a killed ADD leaves, DEL finds by the names of its `attachment` alone.
 
 mod add;
 mod address;
+mod arrival;
 mod attachment;
 mod bandwidth;
+mod builtin;
 pub mod chained;
 mod check;
 mod cni_args;
@@ -30,6 +35,7 @@ mod host_local;
 mod hostports;
 mod invocation;
 mod ipam;
+mod legacy_masquerade;
 mod masquerade;
 mod network;
 mod node;
@@ -46,6 +52,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::path::Path;
 
+use chained::Chained;
 use config::Header;
 use config::flannel::Dialect;
 use error::{Code, Error};
@@ -70,7 +77,7 @@ pub struct Process<'a> {
 /// What the program is, by the name that it was installed under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plugin {
-    /// The network of a node's flannel or twill subnet.
+    /// A bridge: of a node's flannel or twill subnet, or as its own config says.
     Network(Dialect),
     /// IPAM alone.
     HostLocal,
@@ -81,6 +88,7 @@ impl Plugin {
     fn named(program: &OsStr) -> (Plugin, &'static str) {
         match Path::new(program).file_name().and_then(OsStr::to_str) {
             Some("flannel") => (Plugin::Network(Dialect::Flannel), "flannel"),
+            Some("bridge") => (Plugin::Network(Dialect::Bridge), "bridge"),
             Some("host-local") => (Plugin::HostLocal, "host-local"),
             _ => (Plugin::Network(Dialect::Twill), "twill"),
         }
@@ -89,6 +97,11 @@ impl Plugin {
 
 /// Runs one verb and returns the exit code: 0, or 1 with an error document on stdout.
 pub fn run(process: Process<'_>) -> i32 {
+    let file_name = Path::new(process.program).file_name();
+    let chained = file_name.and_then(OsStr::to_str).and_then(Chained::named);
+    if let Some(plugin) = chained {
+        return chained::run(plugin, process);
+    }
     let Process {
         program,
         env,
@@ -105,10 +118,13 @@ pub fn run(process: Process<'_>) -> i32 {
             return 0;
         }
         Ok(Invocation::Version) => Ok(version::announcement()),
-        Ok(Invocation::Verb(verb)) => header(stdin).and_then(|header| {
-            version = Version::of_config(&header.version).unwrap_or(Version::LATEST);
-            dispatch(plugin, &header, &verb, stderr)
-        }),
+        Ok(Invocation::Verb(verb)) => {
+            note_trace(env, stderr);
+            header(stdin).and_then(|header| {
+                version = Version::of_config(&header.version).unwrap_or(Version::LATEST);
+                dispatch(plugin, &header, &verb, stderr)
+            })
+        }
     };
     let (code, document) = match answer {
         Ok(document) => (0, document),
@@ -123,6 +139,18 @@ pub fn run(process: Process<'_>) -> i32 {
             let _ = writeln!(stderr, "twill: write the answer: {error}");
             1
         }
+    }
+}
+
+/// Says which trace of the runtime's this run is part of (W3C Trace Context), if it says so.
+fn note_trace(env: &dyn Fn(&str) -> Option<OsString>, stderr: &mut dyn Write) {
+    let trace = env("TRACEPARENT").and_then(|value| value.into_string().ok());
+    let is_one = |trace: &String| {
+        let mut bytes = trace.bytes();
+        trace.len() <= 64 && bytes.all(|b| b.is_ascii_hexdigit() || b == b'-')
+    };
+    if let Some(trace) = trace.filter(|trace| !trace.is_empty()).filter(is_one) {
+        let _ = writeln!(stderr, "twill: traceparent={trace}");
     }
 }
 
@@ -148,7 +176,9 @@ fn dispatch(
             Err(Error::new(Code::InvalidEnvironment, msg))
         }
         (Plugin::Network(dialect), Verb::Add(request)) => add::add(header, request, dialect),
-        (Plugin::Network(_), Verb::Del(request)) => silent(del::del(header, request, stderr)),
+        (Plugin::Network(dialect), Verb::Del(request)) => {
+            silent(del::del(header, request, dialect, stderr))
+        }
         (Plugin::Network(dialect), Verb::Check(request)) => {
             silent(check::check(header, request, dialect))
         }

@@ -1,11 +1,13 @@
-//! A network of type `flannel` or `twill` on this node: the config, `subnet.env`, and the bridge
-//! that comes of both. Reads one file.
+//! A network on this node: of type `flannel` or `twill` the config, `subnet.env`, and the bridge that
+//! comes of both; of type `bridge` the config alone. Reads one file.
 
-use std::fs;
 use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::arrival;
 use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::bridge::BridgeNetwork;
@@ -18,8 +20,8 @@ use crate::version::Version;
 /// What ADD, CHECK and STATUS work from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Network {
-    /// The keys of the config itself.
-    pub(crate) config: FlannelConfig,
+    /// Where the rendered configs are kept; a network of type `bridge` has none.
+    scratch_dir: Option<PathBuf>,
     /// The bridge plugin's config, as flannel's plugin would hand it on.
     pub(crate) rendered: Value,
     /// The same, checked.
@@ -28,31 +30,42 @@ pub(crate) struct Network {
 
 impl Network {
     /// Reads the config and the node's `subnet.env`. Without the file the node has no subnet yet:
-    /// the runtime should try again.
+    /// the runtime should try again, once it was waited for with `patience`.
     pub(crate) fn load(
         header: &Header,
         version: Version,
         dialect: Dialect,
         args: &CniArgs,
+        patience: Duration,
     ) -> Result<Network, Error> {
+        if dialect == Dialect::Bridge {
+            return Ok(Network {
+                scratch_dir: None,
+                bridge: BridgeNetwork::parse(header.config.clone(), version, args)?,
+                rendered: Value::Null,
+            });
+        }
         let config = FlannelConfig::parse(&header.config, dialect)?;
-        let env = subnet_env(&config)?;
+        let env = subnet_env(&config, patience)?;
         let rendered = config.render(&header.name, &header.version, &env)?;
         let bridge = BridgeNetwork::parse(rendered.clone(), version, args)?;
         Ok(Network {
-            config,
+            scratch_dir: Some(config.scratch_dir),
             rendered,
             bridge,
         })
     }
 
-    /// The file that the rendered config is kept in.
-    pub(crate) fn scratch(&self, container_id: &str) -> Scratch {
-        Scratch::new(&self.config.scratch_dir, container_id)
+    /// Keeps the rendered config for the container's DEL, where that is done.
+    pub(crate) fn keep(&self, container_id: &str) -> Result<(), Error> {
+        match &self.scratch_dir {
+            Some(dir) => Scratch::new(dir, container_id).write(&self.rendered),
+            None => Ok(()),
+        }
     }
 }
 
-fn subnet_env(config: &FlannelConfig) -> Result<SubnetEnv, Error> {
+fn subnet_env(config: &FlannelConfig, patience: Duration) -> Result<SubnetEnv, Error> {
     let path = config.subnet_file.display();
     let fail = |reason: String| {
         let msg = format!(
@@ -60,7 +73,8 @@ fn subnet_env(config: &FlannelConfig) -> Result<SubnetEnv, Error> {
         );
         Error::new(Code::TryAgain, msg)
     };
-    let bytes = fs::read(&config.subnet_file).map_err(|error| match error.kind() {
+    let read = arrival::read(&config.subnet_file, patience);
+    let bytes = read.map_err(|error| match error.kind() {
         ErrorKind::NotFound => fail(format!("open {path}: no such file or directory")),
         _ => fail(format!("open {path}: {error}")),
     })?;

@@ -2,6 +2,7 @@
 //! errno means. Facts come from here, [`plan`](crate::plan)'s steps are done here.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use kernel::netns::NetnsError;
@@ -13,6 +14,10 @@ use crate::attachment::{Attachment, CANDIDATES};
 use crate::error::{Code, Error};
 use crate::masquerade::{self, mark};
 use crate::plan::{BridgeStep, Pair, Present, Sandbox, Step, Undo};
+
+/// How often, and how many times, addresses are looked at while duplicates are detected.
+const DETECTION_PAUSE: Duration = Duration::from_millis(50);
+const DETECTION_LOOKS: u32 = 100;
 
 /// The node's own namespace, with a socket in it.
 #[derive(Debug)]
@@ -250,10 +255,21 @@ impl Node {
                 Socket::open().map_err(refused)
             })
             .map_err(refused)??;
+        let detected = |net: &IpNet| sandbox.detect_duplicates && net.addr().is_ipv6();
         let mut requests: Vec<Request> = (sandbox.addresses.iter())
-            .map(|net| address::add(ifindex, *net))
+            .map(|net| match detected(net) {
+                true => address::add_with_detection(ifindex, *net),
+                false => address::add(ifindex, *net),
+            })
             .collect();
-        requests.push(link::change_index(ifindex).up().request());
+        if sandbox.raise {
+            requests.push(link::change_index(ifindex).up().request());
+        }
+        if sandbox.addresses.iter().any(detected) {
+            socket.apply_all(&requests).map_err(refused)?;
+            requests.clear();
+            wait_for_detection(&mut socket, ifindex)?;
+        }
         requests.extend(sandbox.routes.iter().filter_map(|route| {
             Some(route::append(&route::Route {
                 gateway: route.gw.0,
@@ -266,10 +282,8 @@ impl Node {
                 ..route::Route::to(route.dst?.0)
             }))
         }));
-        let answers = socket.apply(&requests);
-        answers
-            .into_iter()
-            .collect::<kernel::Result<()>>()
+        socket
+            .apply_all(&requests)
             .map_err(|error| refused(error).context(&format!("in the sandbox, {}", sandbox.ifname)))
     }
 
@@ -353,7 +367,12 @@ fn forward(v6: bool) -> Result<(), Error> {
 /// Settings of the pod's interface, before it is up. Those that only save time may fail.
 fn sandbox_sysctls(sandbox: &Sandbox) -> Result<(), Error> {
     let ifname = &sandbox.ifname;
-    let _ = sysctl::write(&format!("net/ipv6/conf/{ifname}/accept_dad"), "0");
+    let detect = sandbox.detect_duplicates;
+    if detect {
+        let _ = sysctl::write(&format!("net/ipv6/conf/{ifname}/enhanced_dad"), "1");
+    }
+    let accept = if detect { "1" } else { "0" };
+    let _ = sysctl::write(&format!("net/ipv6/conf/{ifname}/accept_dad"), accept);
     let _ = sysctl::write(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1");
     if !sandbox.addresses.iter().any(|net| net.addr().is_ipv6()) {
         return Ok(());
@@ -362,6 +381,26 @@ fn sandbox_sysctls(sandbox: &Sandbox) -> Result<(), Error> {
         must(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
     }
     must(&format!("net/ipv6/conf/{ifname}/keep_addr_on_down"), "1")
+}
+
+/// Waits until no IPv6 address of the interface is tentative, but not for ever.
+fn wait_for_detection(socket: &mut Socket, ifindex: u32) -> Result<(), Error> {
+    for _ in 0..DETECTION_LOOKS {
+        let addresses = address::dump(socket, Some(ifindex)).map_err(refused)?;
+        if let Some(taken) = addresses.iter().find(|address| address.dad_failed) {
+            let net = taken.net;
+            return Err(refused(format!("another host has the pod's address {net}")));
+        }
+        if !addresses.iter().any(|address| address.tentative) {
+            return Ok(());
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the end of the detection is announced to multicast listeners only, and a pod that asked for it waits seconds anyway"
+        )]
+        std::thread::sleep(DETECTION_PAUSE);
+    }
+    Err(refused("the pod's addresses are still tentative"))
 }
 
 fn must(key: &str, value: &str) -> Result<(), Error> {

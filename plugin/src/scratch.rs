@@ -44,6 +44,12 @@ impl Scratch {
         self.path.with_file_name(format!(".{name}"))
     }
 
+    /// Whether there is one, of whatever network.
+    pub(crate) fn exists(&self) -> bool {
+        let there = |path: &Path| fs::symlink_metadata(path).is_ok();
+        there(&self.path) || there(&self.temporary())
+    }
+
     /// What was rendered for this network, if it can still be read. The file is shared by all
     /// attachments of the container, so it may be another network's.
     pub(crate) fn read(&self, network: &str) -> Option<Value> {

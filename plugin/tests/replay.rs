@@ -33,6 +33,8 @@ struct Step {
     files: Option<BTreeMap<String, Entry>>,
     #[serde(default)]
     emptied: bool,
+    #[serde(default)]
+    unbridged: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -280,6 +282,13 @@ fn replay(case: &str) -> (Vec<String>, Vec<usize>) {
     for step in &steps {
         if step.emptied {
             write_state(&BTreeMap::new());
+        }
+        if step.unbridged {
+            let delete = ["link", "del", "cni0"];
+            let _ = std::process::Command::new("ip")
+                .args(delete)
+                .output()
+                .unwrap();
         }
         if let Some(files) = &step.files {
             seed_subnet_env(files);

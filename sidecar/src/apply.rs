@@ -107,6 +107,11 @@ impl Kernel {
         failures.extend(answers.into_iter().filter_map(|a| a.err()).map(Failure));
     }
 
+    /// Other tables' chains that drop forwarded traffic, as `family table chain`.
+    pub(crate) fn forward_drops(&mut self) -> kernel::Result<Vec<String>> {
+        self.nftables.forward_drops()
+    }
+
     /// Makes our nftables table what is wanted, if it is not. Whether it was written.
     pub(crate) fn ensure_nftables(&mut self, rules: &masquerade::Rules) -> kernel::Result<bool> {
         let wanted = rules.table();

@@ -7,6 +7,7 @@
 //! than ignored.
 
 mod names;
+mod stores;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -15,6 +16,9 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use self::names::{FLAGS, IGNORED, NOT_BUILT, Spec};
+use self::stores::Wished;
+
+pub use self::stores::{Kubernetes, StoreChoice};
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,22 @@ pub struct Flags {
     pub network: Option<Ipv4Net>,
     /// `--lease-ttl`.
     pub lease_ttl: Duration,
+    /// `--on-lease-loss`.
+    pub on_lease_loss: OnLeaseLoss,
+    /// Which store, with what its own flags say.
+    pub store: StoreChoice,
+}
+
+/// What to do when somebody else has taken our lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLeaseLoss {
+    /// Say so, and keep the network of the pods that run.
+    #[default]
+    Keep,
+    /// End with an error, as flanneld does.
+    Exit,
+    /// Take another subnet.
+    Renumber,
 }
 
 /// What to do.
@@ -91,6 +111,9 @@ pub enum FlagError {
         /// What would be right.
         want: &'static str,
     },
+    /// Flags that do not make a store, or not together.
+    #[error("{0}")]
+    Store(String),
 }
 
 const PREFIX: &str = "FLANNELD_";
@@ -115,6 +138,8 @@ impl Default for Flags {
             state_dir: "/var/lib/twill".into(),
             network: None,
             lease_ttl: Duration::from_secs(24 * 60 * 60),
+            on_lease_loss: OnLeaseLoss::default(),
+            store: StoreChoice::default(),
         }
     }
 }
@@ -123,6 +148,7 @@ impl Default for Flags {
 #[derive(Default)]
 struct Reading {
     flags: Flags,
+    stores: Wished,
     healthz_ip: Option<IpAddr>,
     healthz_port: u16,
     given: Vec<String>,
@@ -151,7 +177,9 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
             None => (text, None),
         };
         if name.is_empty() || name.starts_with('-') {
-            return Err(FlagError::Syntax(arg.clone()));
+            // What follows may be a password.
+            let name = arg.split('=').next().unwrap_or_default();
+            return Err(FlagError::Syntax(name.to_owned()));
         }
         if name == "h" || name == "help" {
             return Ok(Command::Help);
@@ -169,8 +197,8 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
     if reading.version {
         return Ok(Command::Version);
     }
-    reading.environment(env)?;
-    Ok(reading.finish())
+    reading.environment(&env)?;
+    reading.finish(env)
 }
 
 fn takes_value(name: &str) -> Result<bool, FlagError> {
@@ -204,11 +232,15 @@ impl Reading {
             if NOT_BUILT.contains(&name) {
                 return Err(FlagError::NotBuilt(format!("{name} (from {variable})")));
             }
-            // A wrong value in the environment is not fatal, as with flanneld.
-            if name != "version"
-                && let Err(error) = self.set(name, &value)
-            {
-                self.warnings.push(format!("ignored: {variable}: {error}"));
+            if name == "version" {
+                continue;
+            }
+            match self.set(name, &value) {
+                Ok(()) => self.given.push(name.to_owned()),
+                // Ignored, it would be another cluster's store.
+                Err(error) if name == stores::KUBERNETES => return Err(error),
+                // Any other wrong value in the environment is not fatal, as with flanneld.
+                Err(error) => self.warnings.push(format!("ignored: {variable}: {error}")),
             }
         }
         Ok(())
@@ -244,6 +276,15 @@ impl Reading {
                 flags.network = optional(name, value, "an IPv4 network such as 10.244.0.0/16")?
             }
             "lease-ttl" => flags.lease_ttl = duration(name, value)?,
+            "on-lease-loss" => {
+                flags.on_lease_loss = match value {
+                    "keep" => OnLeaseLoss::Keep,
+                    "exit" => OnLeaseLoss::Exit,
+                    "renumber" => OnLeaseLoss::Renumber,
+                    _ => return Err(wrong(name, value, "keep, exit or renumber")),
+                }
+            }
+            name if stores::is_flag(name) => self.stores.set(name, value)?,
             ignored => self
                 .warnings
                 .push(format!("flag --{ignored} has no effect any more")),
@@ -251,11 +292,14 @@ impl Reading {
         Ok(())
     }
 
-    fn finish(mut self) -> Command {
+    fn finish(mut self, env: impl Fn(&str) -> Option<String>) -> Result<Command, FlagError> {
         let ip = self.healthz_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let port = self.healthz_port;
         self.flags.healthz = (port != 0).then(|| SocketAddr::new(ip, port));
-        Command::Run(Box::new(self.flags), self.warnings)
+        let (store, unused) = self.stores.choose(&self.given, self.flags.lease_ttl, env)?;
+        self.flags.store = store;
+        self.warnings.extend(unused);
+        Ok(Command::Run(Box::new(self.flags), self.warnings))
     }
 }
 
@@ -324,7 +368,7 @@ fn duration(name: &str, value: &str) -> Result<Duration, FlagError> {
 /// What `--help` prints.
 pub fn usage() -> String {
     let mut text = String::from(
-        "Usage: twilld [FLAG]...\n\nClaims a subnet for this node, writes subnet.env and keeps the overlay to the other nodes.\nEvery flag can also be set by the environment: --ip-masq by FLANNELD_IP_MASQ, and so on.\n\n",
+        "Usage: twilld [FLAG]...\n\nClaims a subnet for this node, writes subnet.env and keeps the overlay to the other nodes.\nEvery flag can also be set by the environment: --ip-masq by FLANNELD_IP_MASQ, and so on.\n\nThe leases are in Kubernetes with --kube-subnet-mgr; else in etcd if any --etcd-... flag or FLANNELD_ETCD_... is given;\nelse in the folder --store-dir, which all nodes must share.\n\n",
     );
     for Spec { name, takes, help } in FLAGS {
         let takes = takes.map(|value| format!(" {value}")).unwrap_or_default();

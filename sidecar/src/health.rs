@@ -1,10 +1,8 @@
 //! `/healthz` and `/readyz`, as flannel's probes ask for them. A port that is taken costs the
 //! probes, not the network.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -15,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tracing::{debug, error, info};
@@ -25,17 +24,23 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether the node can carry traffic: set once, when `subnet.env` is written.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Readiness(Rc<Cell<bool>>);
+pub(crate) struct Readiness(watch::Sender<bool>);
 
 impl Readiness {
     /// From now on `/readyz` says 200.
     pub(crate) fn set(&self) {
-        self.0.set(true);
+        self.0.send_replace(true);
     }
 
     /// Whether it was set.
     pub(crate) fn get(&self) -> bool {
-        self.0.get()
+        *self.0.borrow()
+    }
+
+    /// Returns when it is set.
+    pub(crate) async fn wait(&self) {
+        // The sender is our own: it is not gone.
+        let _ = self.0.subscribe().wait_for(|ready| *ready).await;
     }
 }
 

@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, warn};
 
 use crate::lease::Lease;
@@ -41,33 +41,68 @@ pub(crate) struct Keeper<S> {
     pub(crate) margin: Duration,
     /// How long a lease lives from its renewal.
     pub(crate) ttl: Duration,
+    /// Whether to end when the lease is lost.
+    pub(crate) until_lost: bool,
+}
+
+/// When a lease ends, by both clocks: the wall's can be set, the other one stops while the machine
+/// is suspended. Whichever comes first counts.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    wall: SystemTime,
+    steady: Instant,
+}
+
+impl End {
+    /// The end that the store has just told; `None` for a reservation.
+    fn of(held: &Held) -> Option<Self> {
+        let wall = held.expires?;
+        let left = wall.duration_since(SystemTime::now()).unwrap_or_default();
+        let steady = Instant::now().checked_add(left)?;
+        Some(Self { wall, steady })
+    }
+
+    fn left(&self, wall: SystemTime, steady: Instant) -> Duration {
+        let by_wall = self.wall.duration_since(wall).unwrap_or_default();
+        by_wall.min(self.steady.duration_since(steady))
+    }
 }
 
 impl<S: Store> Keeper<S> {
-    /// Runs until the other side of `wishes` is gone.
-    pub(crate) async fn run(mut self, mut wishes: mpsc::Receiver<Wish>) {
+    /// Runs until the other side of `wishes` is gone, or the lease is lost and that is to be the
+    /// end: then it says who has it.
+    pub(crate) async fn run(mut self, mut wishes: mpsc::Receiver<Wish>) -> Option<String> {
         let mut lost: Option<String> = None;
         let mut failed = false;
+        let mut end = End::of(&self.held);
         loop {
-            let wait = match (failed || lost.is_some(), self.held.expires) {
+            let wait = match (failed || lost.is_some(), end) {
                 (true, _) => self.retry(),
-                (false, Some(expires)) => self.until_renewal(expires, SystemTime::now()),
+                (false, Some(end)) => {
+                    self.until_renewal(end.left(SystemTime::now(), Instant::now()))
+                }
                 // A reservation does not end.
                 (false, None) => LONGEST_WAIT,
             };
             tokio::select! {
                 wish = wishes.recv() => match wish {
-                    None => return,
+                    None => return None,
                     Some(Wish::Check) => {}
                     Some(Wish::Publish(lease)) => self.claim.lease = lease,
                 },
                 () = sleep(wait.min(LONGEST_WAIT)) => {
-                    if wait > LONGEST_WAIT || self.held.expires.is_none() {
+                    if wait > LONGEST_WAIT || (!failed && lost.is_none() && end.is_none()) {
                         continue;
                     }
                 }
             }
             failed = !self.renew(&mut lost).await;
+            if self.until_lost && lost.is_some() {
+                return lost;
+            }
+            if !failed && lost.is_none() {
+                end = End::of(&self.held);
+            }
         }
     }
 
@@ -112,17 +147,36 @@ impl<S: Store> Keeper<S> {
         RETRY.min(self.ttl / 4)
     }
 
-    fn until_renewal(&self, expires: SystemTime, now: SystemTime) -> Duration {
+    fn until_renewal(&self, left: Duration) -> Duration {
         // A margin as long as the lease would renew without end.
         let margin = if self.margin < self.ttl {
             self.margin
         } else {
             self.ttl / 2
         };
-        expires
-            .duration_since(now + margin)
-            .unwrap_or_default()
-            // Nor may a clock that was set back make us renew in a tight loop.
+        left.saturating_sub(margin)
+            // Nor may a clock that was set make us renew in a tight loop.
             .max(Duration::from_millis(100))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_delays_no_renewal() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let (wall, steady) = (SystemTime::now(), Instant::now());
+        let end = End {
+            wall: wall + 24 * HOUR,
+            steady: steady + 24 * HOUR,
+        };
+        assert_eq!(end.left(wall, steady), 24 * HOUR);
+        let set_back = wall - 100 * HOUR;
+        assert_eq!(end.left(set_back, steady + 23 * HOUR), HOUR);
+        // Suspended for a day, or set forward.
+        assert_eq!(end.left(wall + 30 * HOUR, steady), Duration::ZERO);
+        assert_eq!(end.left(set_back, steady + 30 * HOUR), Duration::ZERO);
     }
 }

@@ -76,6 +76,8 @@ pub(crate) struct Reconciler {
     own_entry: Option<Lease>,
     skipped: Troubles,
     failures: Troubles,
+    /// Chains of others that drop what we accept.
+    drops: Troubles,
     in_sync: Option<(usize, usize)>,
     retry: Duration,
 }
@@ -103,6 +105,7 @@ impl Reconciler {
             others: BTreeSet::new(),
             skipped: Troubles::new("lease skipped"),
             failures: Troubles::new("cannot bring the kernel in line"),
+            drops: Troubles::new("forwarded pod traffic may be dropped"),
             in_sync: None,
             retry: RETRY,
         }
@@ -261,6 +264,7 @@ impl Reconciler {
                 faults.insert("nftables".to_owned(), error.to_string());
             }
         }
+        self.look_for_drops();
         if faults.is_empty()
             && let Err(reason) = self.publish(&node)
         {
@@ -274,6 +278,22 @@ impl Reconciler {
         }
         self.in_sync = fine.then_some(state);
         fine
+    }
+
+    /// Our accepting forwarded traffic does not help where another table drops it, and that is
+    /// for the operator to change: we say which one it is.
+    fn look_for_drops(&mut self) {
+        if !self.settings.forward {
+            return;
+        }
+        match self.kernel.forward_drops() {
+            Ok(chains) => {
+                let advice = "its policy is drop: let it accept this network's addresses";
+                let chains = chains.into_iter().map(|chain| (chain, advice.to_owned()));
+                self.drops.update(chains.collect());
+            }
+            Err(error) => debug!(%error, "look for chains that drop forwarded traffic"),
+        }
     }
 
     fn device_names(&self) -> Vec<DeviceName> {

@@ -13,17 +13,19 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::apply::Kernel;
-use crate::backend::Backend;
+use crate::backend::{Backend, vxlan};
 use crate::family::{ByFamily, Family};
-use crate::flags::Flags;
+use crate::flags::{Flags, OnLeaseLoss, StoreChoice};
 use crate::health::{self, Readiness};
 use crate::keeper::Keeper;
 use crate::masquerade::Masquerade;
 use crate::net_conf::NetConf;
 use crate::persist::{Remembered, StateFile};
 use crate::reconcile::{Reconciler, Settings};
+use crate::store::etcd::EtcdStore;
 use crate::store::file::FileStore;
-use crate::store::{Held, Store, StoreError};
+use crate::store::kube::KubeStore;
+use crate::store::{Held, NodeFacts, Store, StoreError, doubt};
 use crate::subnet::Claim;
 use crate::subnet_env;
 use crate::subnets::Subnets;
@@ -34,6 +36,8 @@ use crate::underlay::{self, Underlay, Wish};
 const CONFIG_RETRY: Duration = Duration::from_secs(1);
 /// The waits between attempts at a store that fails double from the first to the last.
 const STORE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Between the loss of a lease and the next one.
+const RENUMBER: Duration = Duration::from_secs(1);
 /// Events on their way from the store to the loop.
 const EVENTS: usize = 1024;
 
@@ -55,7 +59,31 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     if let Some(address) = flags.healthz {
         spawn_local(health::serve(address, ready.clone()));
     }
-    let store = FileStore::new(&flags.store_dir, flags.lease_ttl, flags.store_resync);
+    match &flags.store {
+        StoreChoice::Folder => {
+            let store = FileStore::new(&flags.store_dir, flags.lease_ttl, flags.store_resync);
+            serve_from(store, &flags, ready).await
+        }
+        StoreChoice::Etcd(options) => {
+            serve_from(EtcdStore::new(options.clone()), &flags, ready).await
+        }
+        StoreChoice::Kubernetes(kubernetes) => {
+            let store = KubeStore::new(kubernetes.options.clone());
+            let store = store.context("flag --kube-annotation-prefix")?;
+            if kubernetes.announce {
+                let (store, ready) = (store.clone(), ready.clone());
+                spawn_local(async move {
+                    ready.wait().await;
+                    store.announce().await;
+                });
+            }
+            serve_from(store, &flags, ready).await
+        }
+    }
+}
+
+/// Serves until a lease is lost that must not be, as often as another one is to be taken.
+async fn serve_from(store: impl Store, flags: &Flags, ready: Readiness) -> anyhow::Result<()> {
     info!(
         store = store.describe(),
         version = env!("CARGO_PKG_VERSION"),
@@ -64,8 +92,30 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     if let Some(network) = flags.network {
         init_config(&store, &network).await;
     }
-    let net_conf = wait_for_config(&store).await?;
-    let wish = wish_of(&flags)?;
+    loop {
+        let holder = serve_lease(&store, flags, ready.clone()).await?;
+        if flags.on_lease_loss != OnLeaseLoss::Renumber {
+            bail!(
+                "our lease is somebody else's now ({holder}), which --on-lease-loss makes the end"
+            );
+        }
+        warn!(
+            holder,
+            "taking another subnet: pods that run have no network until they are made anew"
+        );
+        sleep(RENUMBER).await;
+    }
+}
+
+/// From the configuration to the loss of the lease; says who has it then.
+async fn serve_lease(
+    store: &impl Store,
+    flags: &Flags,
+    ready: Readiness,
+) -> anyhow::Result<String> {
+    let net_conf = wait_for_config(store).await?;
+    let node = keep_trying("ask the store about this node", || store.facts()).await?;
+    let wish = wish_of(flags, &node)?;
     let mut kernel = Kernel::open().context("open netlink sockets")?;
     let facts = kernel.dump(&[]).context("read the network's state")?;
     let underlay = choose_underlay(&mut kernel, &facts, &wish, &net_conf)?;
@@ -76,29 +126,24 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         .map_err(|reason| anyhow!(reason))?;
     let state_file = StateFile::in_dir(&flags.state_dir);
     let mut remembered = recall(&state_file);
-    let macs = macs(&net_conf, &facts, &remembered)?;
+    let macs = macs(&net_conf, &facts, &remembered, &node)?;
     let claim = Claim {
         ranges: net_conf.ranges,
         lease: options.lease(&underlay, &macs),
-        previous: previous(&flags, &remembered),
+        previous: previous(flags, &remembered),
     };
-    let held = acquire(&store, &claim).await?;
+    let held = keep_trying("take a lease", || store.acquire(&claim)).await?;
+    let reserved = held.expires.is_none();
+    info!(subnets = %held.subnets, reserved, "lease taken");
     remember(&state_file, &mut remembered, &net_conf, &macs, held.subnets);
-    supervise(
-        flags,
-        store,
-        net_conf,
-        claim,
-        held,
-        Start {
-            kernel,
-            underlay,
-            macs,
-            wish,
-            ready,
-        },
-    )
-    .await
+    let start = Start {
+        kernel,
+        underlay,
+        macs,
+        wish,
+        ready,
+    };
+    supervise(flags, store, net_conf, claim, held, start).await
 }
 
 /// What the start has found out.
@@ -111,13 +156,13 @@ struct Start {
 }
 
 async fn supervise(
-    flags: Flags,
-    store: FileStore,
+    flags: &Flags,
+    store: &impl Store,
     net_conf: NetConf,
     mut claim: Claim,
     held: Held,
     start: Start,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     claim.previous = Some(held.subnets);
     let lease = claim.lease.clone();
     let settings = Settings {
@@ -134,15 +179,15 @@ async fn supervise(
     };
     let (wishes, for_keeper) = mpsc::channel(1);
     let (to_loop, events) = mpsc::channel(EVENTS);
+    spawn_local(doubt::watch(store.clone(), held.subnets, to_loop));
     let keeper = Keeper {
         store: store.clone(),
         claim,
         held,
         margin: flags.renew_margin,
         ttl: flags.lease_ttl,
+        until_lost: flags.on_lease_loss != OnLeaseLoss::Keep,
     };
-    spawn_local(keeper.run(for_keeper));
-    spawn_local(store.watch(to_loop));
     let Start {
         kernel,
         underlay,
@@ -150,8 +195,12 @@ async fn supervise(
         ..
     } = start;
     let reconciler = Reconciler::new(settings, kernel, underlay, lease, wishes, ready);
-    reconciler.run(events).await;
-    bail!("the stream of leases ended, which is a fault of this program");
+    // Dropped together, they end the watch, too.
+    let lost = tokio::select! {
+        () = reconciler.run(events) => None,
+        lost = keeper.run(for_keeper) => lost,
+    };
+    lost.context("the stream of leases ended, which is a fault of this program")
 }
 
 async fn init_config(store: &impl Store, network: &impl Display) {
@@ -193,7 +242,7 @@ async fn wait_for_config(store: &impl Store) -> anyhow::Result<NetConf> {
     }
 }
 
-fn wish_of(flags: &Flags) -> anyhow::Result<Wish> {
+fn wish_of(flags: &Flags, node: &NodeFacts) -> anyhow::Result<Wish> {
     let patterns = flags.iface_regex.iter().map(|text| {
         regex_lite::Regex::new(text).with_context(|| format!("flag --iface-regex={text}"))
     });
@@ -207,7 +256,10 @@ fn wish_of(flags: &Flags) -> anyhow::Result<Wish> {
         can_reach: flags.iface_can_reach,
         public_ips: public_ips
             .into_iter()
-            .filter_map(|(family, ip)| Some((family, ip?)))
+            .filter_map(|(family, ip)| {
+                let ip = node.public_ips.get(family).copied().or(ip);
+                Some((family, ip?))
+            })
             .collect(),
     })
 }
@@ -241,18 +293,22 @@ fn recall(state_file: &StateFile) -> Remembered {
     })
 }
 
-/// The VTEPs' addresses: the remembered ones, else those of devices that are there, else new ones.
+/// The VTEPs' addresses: the remembered ones, else those of devices that are there, else those that
+/// peers know, else new ones.
 fn macs(
     net_conf: &NetConf,
     facts: &Facts,
     remembered: &Remembered,
+    node: &NodeFacts,
 ) -> anyhow::Result<ByFamily<Mac>> {
     let Backend::Vxlan(options) = &net_conf.backend;
     let mut macs = ByFamily::default();
     for family in net_conf.ranges.families() {
         let name = options.device(family);
         let of_device = || facts.link(&name).filter(|link| link.vxlan.is_some())?.mac;
-        let known = remembered.macs.get(&*name).copied().or_else(of_device);
+        let published = || vxlan::Options::published_mac(node.published.as_ref()?, family);
+        let known = remembered.macs.get(&*name).copied();
+        let known = known.or_else(of_device).or_else(published);
         let mac = match known.filter(|mac| mac.is_unicast()) {
             Some(mac) => mac,
             None => {
@@ -275,18 +331,17 @@ fn previous(flags: &Flags, remembered: &Remembered) -> Option<Subnets> {
         .or(remembered.subnets)
 }
 
-/// Takes a lease, waiting for a store that does not answer.
-async fn acquire(store: &impl Store, claim: &Claim) -> anyhow::Result<Held> {
+/// Asks a store until it answers; only that there is no subnet left is an answer, too.
+async fn keep_trying<T>(
+    what: &str,
+    ask: impl AsyncFn() -> Result<T, StoreError>,
+) -> anyhow::Result<T> {
     let (mut wait, longest) = STORE_RETRY;
     loop {
-        match store.acquire(claim).await {
-            Ok(held) => {
-                let reserved = held.expires.is_none();
-                info!(subnets = %held.subnets, reserved, "lease taken");
-                return Ok(held);
-            }
+        match ask().await {
+            Ok(answer) => return Ok(answer),
             Err(error @ StoreError::OutOfSubnets(_)) => return Err(error.into()),
-            Err(error) => warn!(%error, ?wait, "cannot take a lease, trying again"),
+            Err(error) => warn!(%error, ?wait, "cannot {what}, trying again"),
         }
         sleep(wait).await;
         wait = (wait * 2).min(longest);

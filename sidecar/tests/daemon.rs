@@ -111,6 +111,7 @@ impl Node {
             ))
             .args(flags)
             .env("NO_COLOR", "1")
+            .env("NODE_NAME", "k1")
             .stderr(fs::File::create(self.path("log")).unwrap())
             .stdout(Stdio::null())
             .spawn()
@@ -493,6 +494,55 @@ fn a_stolen_lease_is_told_and_our_pods_keep_their_network() {
     assert!(daemon.log().contains("192.168.50.66"), "{}", daemon.log());
     assert_eq!(node.seen(), PEER_30);
     assert!(node.own_value().contains("192.168.50.66"), "written over");
+}
+
+const STOLEN: &str = r#"{"PublicIP":"192.168.50.66","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:66"}}"#;
+
+#[test]
+fn a_stolen_lease_ends_the_daemon_where_that_is_asked_for() {
+    let node = node!();
+    node.good_peer(30);
+    let mut daemon = node.ready(&["--on-lease-loss=exit"]);
+    node.peer("10.5.20.0-24", STOLEN);
+    assert_eq!(daemon.exit_code(), Some(1));
+    assert!(daemon.log().contains("192.168.50.66"), "{}", daemon.log());
+    assert_eq!(node.seen(), PEER_30);
+}
+
+#[test]
+fn a_stolen_lease_is_replaced_by_another_where_that_is_asked_for() {
+    let node = node!();
+    node.good_peer(30);
+    let daemon = node.ready(&["--on-lease-loss=renumber"]);
+    node.net_conf(r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.20.0","SubnetMax":"10.5.21.0","Backend":{"Type":"vxlan"}}"#);
+    node.peer("10.5.20.0-24", STOLEN);
+    daemon.logs("subnets=10.5.21.0-24 mtu=1450");
+    let env = fs::read_to_string(node.path("subnet.env")).unwrap();
+    assert!(env.contains("FLANNEL_SUBNET=10.5.21.1/24"), "{env}");
+    // The thief is a peer like any other now.
+    wait(
+        || node.seen()[0].contains("10.5.20.0/24") && node.seen()[0].contains("10.5.30.0/24"),
+        || format!("{:?}\n{}", node.seen(), daemon.log()),
+    );
+    assert!(node.own_value().contains("192.168.50.66"), "written over");
+}
+
+#[test]
+fn a_kubernetes_that_does_not_answer_is_named_and_waited_for() {
+    let node = node!();
+    let daemon = node.start(&[
+        "--kube-subnet-mgr",
+        "--kubeconfig-file=/nonexistent/kubeconfig",
+        &format!("--net-config-path={}", node.path("store/config").display()),
+    ]);
+    daemon.logs("cannot ask the store about this node, trying again");
+    assert!(
+        daemon.log().contains("/nonexistent/kubeconfig"),
+        "{}",
+        daemon.log()
+    );
+    assert_eq!(daemon.stop().0, Some(0));
+    assert!(!node.path("subnet.env").exists());
 }
 
 #[test]

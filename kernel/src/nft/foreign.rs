@@ -7,10 +7,13 @@ use netlink_packet_netfilter::nftables::{
 };
 use nix::errno::Errno;
 
-use super::socket::{Socket, comment_of, message, words};
+use super::socket::{Socket, chain_of, comment_of, message, words};
 use super::table::Family;
 use crate::error::{Result, unless};
 use crate::socket::Failure;
+
+/// The forward hook's number (`NF_INET_FORWARD`).
+const NF_INET_FORWARD: u32 = 2;
 
 /// A rule of somebody else's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,27 @@ impl Socket {
             }) => Ok(false),
             Err(failure) => Err(failure.into_error(|| words("read", family, table))),
         }
+    }
+
+    /// Chains that drop what no rule of theirs accepts among the packets forwarded through this
+    /// host, such as Docker's FORWARD, as `family table chain`. An accept in another table does
+    /// not help against them: every base chain of a hook is asked.
+    pub fn forward_drops(&mut self) -> Result<Vec<String>> {
+        let mut drops = Vec::new();
+        for family in [Family::Inet, Family::Ipv4, Family::Ipv6] {
+            let all = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
+            let describe = || format!("read nftables chains of family {}", family.name());
+            drops.extend(self.dump_objects(family, all, &describe, |answer| {
+                let NfTablesMessage::NewChain(chain) = answer else {
+                    return None;
+                };
+                let (table, chain) = chain_of(&chain)?;
+                let (kind, point, _) = chain.hook?;
+                let drops = chain.drops && kind == "filter" && point == NF_INET_FORWARD;
+                drops.then(|| format!("{} {table} {}", family.name(), chain.name))
+            })?);
+        }
+        Ok(drops)
     }
 
     /// `nft -a list chain`: its rules; of the whole table without a chain. None are found where

@@ -321,7 +321,7 @@ fn table_of(table: &TableMessage) -> Option<(String, bool)> {
     Some((name?, dormant))
 }
 
-fn chain_of(message: &ChainMessage) -> Option<(String, PresentChain)> {
+pub(super) fn chain_of(message: &ChainMessage) -> Option<(String, PresentChain)> {
     let mut chain = PresentChain::default();
     let (mut table, mut hook, mut kind) = (None, None, "");
     for attribute in &message.attributes {

@@ -26,7 +26,7 @@ struct Raw {
     promisc_mode: bool,
     port_isolation: bool,
     vlan: i64,
-    vlan_trunk: Vec<Value>,
+    vlan_trunk: Vec<RawTrunk>,
     macspoofchk: bool,
     enabledad: bool,
     disable_container_interface: bool,
@@ -34,6 +34,38 @@ struct Raw {
     dns: Dns,
     args: RawArgs,
     runtime_config: RawPerPod,
+}
+
+/// One VLAN, or several in a row.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default)]
+struct RawTrunk {
+    id: Option<i64>,
+    #[serde(rename = "minID")]
+    min: Option<i64>,
+    #[serde(rename = "maxID")]
+    max: Option<i64>,
+}
+
+impl RawTrunk {
+    fn fault(&self) -> Option<&'static str> {
+        let wrong = |id: Option<i64>| id.is_some_and(|id| !(1..=4094).contains(&id));
+        match (self.min, self.max) {
+            (min, _) if wrong(min) => Some("incorrect trunk minID parameter"),
+            (_, max) if wrong(max) => Some("incorrect trunk maxID parameter"),
+            (Some(_), None) => {
+                Some("minID and maxID should be configured simultaneously, maxID is missing")
+            }
+            (None, Some(_)) => {
+                Some("minID and maxID should be configured simultaneously, minID is missing")
+            }
+            (Some(min), Some(max)) if min > max => {
+                Some("minID is greater than maxID in trunk parameter")
+            }
+            _ if wrong(self.id) => Some("incorrect trunk id parameter"),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Default, Clone, Deserialize)]
@@ -85,8 +117,12 @@ pub(crate) struct BridgeNetwork {
     pub(crate) mac: Option<Mac>,
     /// Replaces what IPAM says about name servers.
     pub(crate) dns: Option<Dns>,
-    /// Where addresses come from.
-    pub(crate) ipam: ipam::Config,
+    /// Wait until no other host has the pod's IPv6 addresses.
+    pub(crate) detect_duplicates: bool,
+    /// The pod's end is brought up.
+    pub(crate) raise: bool,
+    /// Where addresses come from; without it pods have none.
+    pub(crate) ipam: Option<ipam::Config>,
 }
 
 impl BridgeNetwork {
@@ -99,8 +135,16 @@ impl BridgeNetwork {
         let raw: Raw = go_json::from_value(config).map_err(|error| {
             Error::new(Code::Decode, format!("failed to load netconf: {error}"))
         })?;
-        unsupported(&raw)?;
         let invalid = |msg: String| Error::new(Code::InvalidConfig, msg);
+        if !(0..=4094).contains(&raw.vlan) {
+            let vlan = raw.vlan;
+            let msg = format!("invalid VLAN ID {vlan} (must be between 0 and 4094)");
+            return Err(invalid(msg));
+        }
+        if let Some(fault) = raw.vlan_trunk.iter().find_map(RawTrunk::fault) {
+            return Err(invalid(fault.into()));
+        }
+        unsupported(&raw)?;
         if raw.hairpin_mode && raw.promisc_mode {
             return Err(invalid(
                 "cannot set hairpin mode and promiscuous mode at the same time".into(),
@@ -131,18 +175,26 @@ impl BridgeNetwork {
             ips: per_pod.ips,
             ip_ranges: per_pod.ip_ranges,
         };
-        let ipam = ipam::Config::validate(
-            &raw.ipam,
-            cni_args,
-            &RawWishes {
+        let validate = || {
+            let args = RawWishes {
                 ip_ranges: vec![],
                 ..wishes(raw.args.cni)
-            },
-            &wishes(raw.runtime_config),
-            version,
-        )
-        .map_err(|error: IpamError| invalid(error.to_string()))?;
-        if ipam.routes.iter().any(|route| route.dst.is_none()) {
+            };
+            let runtime = wishes(raw.runtime_config);
+            ipam::Config::validate(&raw.ipam, cni_args, &args, &runtime, version)
+                .map_err(|error: IpamError| invalid(error.to_string()))
+        };
+        let ipam = match raw.ipam.kind.as_str() {
+            "" => None,
+            _ if raw.disable_container_interface => {
+                return Err(invalid(
+                    "cannot use IPAM when DisableContainerInterface flag is set".into(),
+                ));
+            }
+            _ => Some(validate()?),
+        };
+        let mut routes = ipam.iter().flat_map(|ipam| &ipam.routes);
+        if routes.any(|route| route.dst.is_none()) {
             return Err(invalid("ipam.routes: a route without dst".into()));
         }
         Ok(BridgeNetwork {
@@ -159,6 +211,8 @@ impl BridgeNetwork {
             isolated: raw.port_isolation,
             promiscuous: raw.promisc_mode,
             mac,
+            detect_duplicates: raw.enabledad,
+            raise: !raw.disable_container_interface,
             dns: Some(raw.dns).filter(|dns| !dns.is_empty()),
             ipam,
         })
@@ -177,13 +231,11 @@ fn unsupported(raw: &Raw) -> Result<(), Error> {
             format!("{:?}", raw.vlan_trunk.len()),
         ),
         (raw.macspoofchk, "macspoofchk", "true".into()),
-        (raw.enabledad, "enabledad", "true".into()),
         (
-            raw.disable_container_interface,
-            "disableContainerInterface",
-            "true".into(),
+            !["", "host-local"].contains(&kind),
+            "ipam.type",
+            format!("{kind:?}"),
         ),
-        (kind != "host-local", "ipam.type", format!("{kind:?}")),
         (
             backend.is_some_and(|backend| backend != "nftables"),
             "ipMasqBackend",

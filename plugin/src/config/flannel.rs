@@ -52,6 +52,8 @@ pub(crate) enum Dialect {
     Flannel,
     /// The type is `twill`.
     Twill,
+    /// The type is `bridge`: the bridge's own keys, no subnet of a daemon's.
+    Bridge,
 }
 
 /// A config of type `flannel` or `twill`.

@@ -50,8 +50,9 @@ pub(crate) fn targets(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr
     targets
 }
 
-/// Leads the ports to the pod; undone as a whole if any part fails. `device` is the one behind which the node finds the pod: what comes
-/// in by it and would go out by it again is masqueraded, or its answers would not come this way.
+/// Leads the ports to the pod; undone as a whole if any part fails. `device` is the one behind which
+/// the node finds the pod: what comes in by it and would go out by it again is masqueraded, or its
+/// answers would not come this way.
 pub(crate) fn add(
     ports: &HostPorts,
     attachment: &Attachment,

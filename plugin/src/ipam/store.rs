@@ -101,6 +101,13 @@ impl Store {
         Ok(self.held()?.iter().any(|(_, held)| held.is(owner)))
     }
 
+    /// Whether the owner is sure to hold nothing. Reads no file: where that needs one, it is not
+    /// sure.
+    pub(crate) fn surely_holds_nothing(&self, owner: &Owner<'_>) -> bool {
+        let index = Index::of(&self.dir);
+        index.is_whole().unwrap_or(false) && index.names(owner).is_empty()
+    }
+
     /// Removes everything that the owner holds, whatever the file's name; nothing to remove is
     /// fine. Legacy files are the owner's only if it has no other, as for host-local.
     ///
@@ -185,11 +192,25 @@ impl Locked<'_> {
     /// Makes the index whole if it is not: comes before every look at it and every change.
     pub(crate) fn make_index(&self) -> Result<(), IpamError> {
         let whole = self.index.is_whole().unwrap_or(false) || {
+            self.remove_torn()?;
             let held = self.store().held()?;
             let files = held.iter().map(|(name, held)| (name.as_str(), held));
             self.index.rebuild(files).is_ok()
         };
         self.whole.set(whole);
+        Ok(())
+    }
+
+    /// Removes reservations without content: whoever made them was killed before it wrote them, or
+    /// it would still have the lock that we have.
+    fn remove_torn(&self) -> Result<(), IpamError> {
+        for (name, ip) in self.store().files()? {
+            let path = self.dir.join(name);
+            let empty = |meta: fs::Metadata| meta.is_file() && meta.len() == 0;
+            if ip.is_some() && fs::symlink_metadata(&path).is_ok_and(empty) {
+                remove(&path)?;
+            }
+        }
         Ok(())
     }
 
@@ -265,7 +286,7 @@ impl Locked<'_> {
     /// Where the next search starts. A torn file only makes it start elsewhere.
     pub(crate) fn set_last_reserved(&self, set: usize, ip: IpAddr) -> Result<(), IpamError> {
         let path = last_reserved_path(self.dir, set);
-        write(&path, &ip.to_string()).map_err(IpamError::io("write", &path))
+        overwrite(&path, &ip.to_string()).map_err(IpamError::io("write", &path))
     }
 
     /// Frees what was reserved before the machine was started, once per boot: no container of that
@@ -328,6 +349,25 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
         .mode(0o600)
         .open(path)?;
     file.write_all(text.as_bytes())
+}
+
+/// As [`write()`], but without emptying the file first: on ext4 that makes the close wait for the disk
+/// to begin writing. Killed between its two steps it leaves the end of
+/// the old text behind the new one, which host-local takes for no address, or another one.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    let length = file.metadata()?.len();
+    file.write_all(text.as_bytes())?;
+    match length > text.len() as u64 {
+        true => file.set_len(text.len() as u64),
+        false => Ok(()),
+    }
 }
 
 fn read_holder(path: &Path) -> Option<Held> {
@@ -395,6 +435,18 @@ mod tests {
         let locked = store.lock().unwrap();
         assert!(locked.take(ip("10.1.2.3"), &OWNER).unwrap());
         assert!(!locked.take(ip("10.1.2.3"), &OWNER).unwrap());
+    }
+
+    #[test]
+    fn what_a_killed_reservation_left_goes_with_the_next_release() {
+        let (_dir, store) = store();
+        put(&store, "10.1.2.3", "");
+        put(&store, "10.1.2.4", "other\r\neth0");
+        put(&store, "notes", "");
+        store.release(&OWNER).unwrap();
+        assert!(store.is_free(ip("10.1.2.3")));
+        assert!(!store.is_free(ip("10.1.2.4")));
+        assert!(store.dir.join("notes").exists());
     }
 
     #[test]

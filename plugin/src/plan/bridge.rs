@@ -78,7 +78,9 @@ pub(super) fn step(
     step.add.clear();
     let mut addresses = present.addresses.clone();
     for gateway in gateways {
-        for conflict in conflicts(&addresses, *gateway) {
+        let in_the_way = conflicts(&addresses, *gateway).into_iter();
+        // The gateways of two ranges stand beside each other, which upstream's do not.
+        for conflict in in_the_way.filter(|address| !gateways.contains(address)) {
             if !network.force_address {
                 return Err(Error::new(
                     Code::InvalidConfig,

@@ -74,6 +74,10 @@ pub(crate) struct Sandbox {
     pub(crate) addresses: Vec<IpNet>,
     /// Its routes, with gateways filled in.
     pub(crate) routes: Vec<Route>,
+    /// Bring it up.
+    pub(crate) raise: bool,
+    /// Detect duplicates of its IPv6 addresses, and wait for the outcome.
+    pub(crate) detect_duplicates: bool,
 }
 
 /// What is left to do when ADD fails after a step.
@@ -143,6 +147,8 @@ pub(crate) fn add(
         ifname: attachment.ifname.clone(),
         routes: with_gateways(&routes(network, ips), ips),
         addresses: addresses.clone(),
+        raise: network.raise,
+        detect_duplicates: network.detect_duplicates,
     }));
     if network.masquerade {
         steps.push(Step::Masquerade {

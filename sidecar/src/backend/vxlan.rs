@@ -163,6 +163,13 @@ impl Options {
             backend_data: macs.iter().map(data).collect(),
         }
     }
+
+    /// The VTEP's address that peers know from a lease of ours.
+    pub(crate) fn published_mac(lease: &Lease, family: Family) -> Option<Mac> {
+        let text = lease.backend_data.get(family)?;
+        let data: Data = go_json::from_slice(text.as_bytes()).ok()?;
+        data.vtep_mac.parse().ok()
+    }
 }
 
 fn in_range<T: TryFrom<i64>>(

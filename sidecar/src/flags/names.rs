@@ -85,6 +85,63 @@ pub(super) const FLAGS: &[Spec] = &[
     ),
     flag("version", None, "print the version and exit"),
     flag(
+        "kube-subnet-mgr",
+        None,
+        "keep the leases in Kubernetes: podCIDRs and annotations of its Nodes",
+    ),
+    flag(
+        "kube-api-url",
+        Some("URL"),
+        "the API server, instead of the kubeconfig's or the pod's own",
+    ),
+    flag(
+        "kube-annotation-prefix",
+        Some("PREFIX"),
+        "what the annotations' names begin with (default flannel.alpha.coreos.com)",
+    ),
+    flag(
+        "kubeconfig-file",
+        Some("PATH"),
+        "how to reach the API server from outside the cluster",
+    ),
+    flag(
+        "net-config-path",
+        Some("PATH"),
+        "the configuration, with Kubernetes (default /etc/kube-flannel/net-conf.json)",
+    ),
+    flag(
+        "set-node-network-unavailable",
+        None,
+        "tell Kubernetes when the node's network is there (default true)",
+    ),
+    flag(
+        "etcd-endpoints",
+        Some("URL,URL"),
+        "keep the leases in etcd (default http://127.0.0.1:4001,http://127.0.0.1:2379)",
+    ),
+    flag(
+        "etcd-prefix",
+        Some("PREFIX"),
+        "what the keys in etcd begin with (default /coreos.com/network)",
+    ),
+    flag("etcd-keyfile", Some("PATH"), "the key of --etcd-certfile"),
+    flag(
+        "etcd-certfile",
+        Some("PATH"),
+        "our certificate, for an etcd that asks for one",
+    ),
+    flag(
+        "etcd-cafile",
+        Some("PATH"),
+        "who vouches for etcd (default: the system's authorities)",
+    ),
+    flag("etcd-username", Some("NAME"), "our user in etcd"),
+    flag(
+        "etcd-password",
+        Some("PASSWORD"),
+        "its password; in FLANNELD_ETCD_PASSWORD other users of the machine cannot see it",
+    ),
+    flag(
         "store-dir",
         Some("DIR"),
         "the folder that holds the cluster's leases (default /var/lib/twill/store)",
@@ -109,26 +166,16 @@ pub(super) const FLAGS: &[Spec] = &[
         Some("DURATION"),
         "how long a lease lives from its last renewal (default 24h)",
     ),
+    flag(
+        "on-lease-loss",
+        Some("keep|exit|renumber"),
+        "when somebody else takes our lease: keep the pods' network and say so, end with code 1, or take another subnet (default keep)",
+    ),
 ];
 
 /// flanneld's flags that mean something and are not built: ignoring them would run another network
 /// than the one that was asked for.
-pub(super) const NOT_BUILT: &[&str] = &[
-    "etcd-endpoints",
-    "etcd-prefix",
-    "etcd-keyfile",
-    "etcd-certfile",
-    "etcd-cafile",
-    "etcd-username",
-    "etcd-password",
-    "kube-subnet-mgr",
-    "kube-api-url",
-    "kube-annotation-prefix",
-    "kubeconfig-file",
-    "net-config-path",
-    "set-node-network-unavailable",
-    "ip-blackhole-route",
-];
+pub(super) const NOT_BUILT: &[&str] = &["ip-blackhole-route"];
 
 /// Flags of old manifests and of flanneld's logging, which change nothing here.
 pub(super) const IGNORED: &[(&str, bool)] = &[

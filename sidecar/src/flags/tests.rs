@@ -85,14 +85,19 @@ fn a_wrong_flag_is_an_error_that_names_it() {
         (&["--lease-ttl=1d"], "duration"),
         (&["--lease-ttl=h"], "duration"),
         (&["--network=10.0.0.0"], "network"),
-        (&["--kube-subnet-mgr"], "not built"),
-        (&["--etcd-endpoints=http://127.0.0.1:2379"], "not built"),
+        (&["--ip-blackhole-route"], "not built"),
+        (&["--kube-subnet-mgr"], "--kubeconfig-file"),
+        (&["--kube-subnet-mgr=x"], "true or false"),
+        (&["--etcd-endpoints=ftp://x"], "ftp://x"),
+        (&["--etcd-password=x"], "without a user"),
+        (&["--etcd-certfile=x"], "etcd-keyfile"),
+        (&["--on-lease-loss=panic"], "keep, exit or renumber"),
     ] {
         let error = run(args, &[]).unwrap_err().to_string();
         assert!(error.contains(words), "{args:?}: {error}");
     }
-    let error = run(&[], &[("FLANNELD_ETCD_ENDPOINTS", "x")]).unwrap_err();
-    assert!(error.to_string().contains("FLANNELD_ETCD_ENDPOINTS"));
+    let error = run(&[], &[("FLANNELD_IP_BLACKHOLE_ROUTE", "x")]).unwrap_err();
+    assert!(error.to_string().contains("FLANNELD_IP_BLACKHOLE_ROUTE"));
 }
 
 #[test]
@@ -108,7 +113,7 @@ fn old_manifests_start_with_a_warning() {
 fn help_and_version_are_found_before_the_environment() {
     assert_eq!(run(&["-h"], &[]), Ok(Command::Help));
     assert_eq!(run(&["--help"], &[]), Ok(Command::Help));
-    let env = [("FLANNELD_ETCD_ENDPOINTS", "x")];
+    let env = [("FLANNELD_KUBE_SUBNET_MGR", "x")];
     assert_eq!(run(&["--version"], &env), Ok(Command::Version));
 }
 
@@ -130,5 +135,71 @@ fn durations_have_units() {
 fn the_usage_names_every_flag() {
     for spec in FLAGS {
         assert!(usage().contains(&format!("--{}", spec.name)));
+    }
+}
+
+const NODE: (&str, &str) = ("NODE_NAME", "k1");
+
+#[test]
+fn kubernetes_is_taken_when_asked_for_then_etcd_when_spoken_of_then_the_folder() {
+    let store = |args: &[&str], env: &[(&str, &str)]| flags(args, env).0.store;
+    assert_eq!(store(&["--lease-ttl=6s"], &[NODE]), StoreChoice::Folder);
+    for (args, env) in [
+        (&["--etcd-prefix=/p"][..], &[][..]),
+        (&[], &[("FLANNELD_ETCD_PREFIX", "/p")]),
+    ] {
+        let StoreChoice::Etcd(options) = store(args, env) else {
+            panic!("{args:?} {env:?}");
+        };
+        let endpoints: Vec<String> = options.endpoints.iter().map(|e| e.to_string()).collect();
+        assert_eq!(
+            endpoints,
+            ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]
+        );
+        assert_eq!(options.prefix, "/p");
+    }
+    let kube = ["--kube-subnet-mgr", "--kubeconfig-file=/k"];
+    let StoreChoice::Kubernetes(kubernetes) = store(&kube, &[NODE]) else {
+        panic!("not Kubernetes");
+    };
+    assert!(kubernetes.announce);
+    assert_eq!(
+        kubernetes.options.net_conf_path.to_str(),
+        Some("/etc/kube-flannel/net-conf.json")
+    );
+    let env = [
+        NODE,
+        ("FLANNELD_KUBE_SUBNET_MGR", "1"),
+        ("FLANNELD_ETCD_PREFIX", "/p"),
+    ];
+    let (both, warnings) = flags(&["--kube-api-url=http://x"], &env);
+    assert!(matches!(both.store, StoreChoice::Kubernetes(_)));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+#[test]
+fn a_wrong_word_in_the_environment_chooses_no_other_store() {
+    for env in [
+        ("FLANNELD_KUBE_SUBNET_MGR", "yes"),
+        ("FLANNELD_ETCD_ENDPOINTS", "ftp://x"),
+    ] {
+        assert!(run(&[], &[env]).is_err(), "{env:?}");
+    }
+}
+
+#[test]
+fn the_password_is_in_no_message() {
+    let (got, warnings) = flags(
+        &["--etcd-username=u", "--etcd-password=s3cret"],
+        &[("FLANNELD_KUBE_API_URL", "http://x")],
+    );
+    assert!(!format!("{got:?} {warnings:?}").contains("s3cret"));
+    for args in [
+        &["---etcd-password=s3cret"][..],
+        &["--etcd-pasword=s3cret"],
+        &["--etcd-password=s3cret"],
+    ] {
+        let error = run(args, &[]).unwrap_err().to_string();
+        assert!(!error.contains("s3cret"), "{error}");
     }
 }

@@ -12,7 +12,7 @@
 //! (`UDP_GRO`), and go to the other host's kernel in one piece again. Each step is asked of the
 //! kernel and left out where it is not to be had, and [`Options::offload`] turns all of it off.
 //!
-//! [`cut`], [`merge`], [`packet`], [`checksum`], [`icmp`] and [`Peers`] are pure; [`socket`],
+//! `cut`, `merge`, `packet`, `checksum`, `icmp` and [`Peers`] are pure; `socket`,
 //! `outward` and `inward` do the I/O. A started data path does not set up its device; [`device`] says
 //! what there is to do (address, MTU, route).
 //!

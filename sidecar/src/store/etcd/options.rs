@@ -9,7 +9,7 @@ use std::time::Duration;
 const PORT: u16 = 2379;
 
 /// How to reach etcd, as flanneld's `--etcd-…` flags say it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// `--etcd-endpoints`, in the order in which they are tried.
     pub endpoints: Vec<Endpoint>,

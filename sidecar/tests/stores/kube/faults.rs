@@ -14,7 +14,7 @@ use twilld::store::kube::{KubeStore, Source};
 
 use super::options;
 use crate::conformance::following::Following;
-use crate::conformance::{run, subnets, value};
+use crate::conformance::{run, subnets};
 
 /// One answer, and what becomes of the connection then.
 enum Answer {
@@ -122,15 +122,9 @@ impl Player {
     }
 }
 
-fn peer(n: u16, version: u32) -> Value {
-    let name = format!("10.5.{n}.0-24");
-    let annotations = super::annotations(&value(n));
-    let pairs: Vec<(&str, &str)> = annotations.iter().map(|(k, v)| (*k, &**v)).collect();
-    let mut node = cni_test_harness::kubernetes::node::node(
-        &format!("k{n}"),
-        &[&name.replace('-', "/")],
-        &pairs,
-    );
+fn versioned(n: u16, version: u32) -> Value {
+    let cidr = format!("10.5.{n}.0/24");
+    let mut node = super::peer(&format!("k{n}"), &[&cidr], n);
     node["metadata"]["resourceVersion"] = json!(version.to_string());
     node
 }
@@ -169,7 +163,7 @@ fn listed_after(answers: Vec<Answer>, kinds: &[&str]) {
 }
 
 fn whole() -> String {
-    list(&[peer(1, 1), peer(2, 2)], 9, "")
+    list(&[versioned(1, 1), versioned(2, 2)], 9, "")
 }
 
 #[test]
@@ -200,10 +194,10 @@ fn a_list_that_is_none_is_listed_again() {
 #[test]
 fn a_page_that_breaks_begins_the_list_anew() {
     let answers = vec![
-        Answer::Body(list(&[peer(1, 1)], 9, "p2")),
-        Answer::Half(list(&[peer(2, 2)], 9, "")),
-        Answer::Body(list(&[peer(1, 1)], 9, "p2")),
-        Answer::Body(list(&[peer(2, 2)], 9, "")),
+        Answer::Body(list(&[versioned(1, 1)], 9, "p2")),
+        Answer::Half(list(&[versioned(2, 2)], 9, "")),
+        Answer::Body(list(&[versioned(1, 1)], 9, "p2")),
+        Answer::Body(list(&[versioned(2, 2)], 9, "")),
     ];
     listed_after(answers, &["list", "next page", "list", "next page"]);
 }
@@ -213,9 +207,9 @@ fn pages_that_are_too_old_begin_anew() {
     let gone = json!({"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old"});
     run(async {
         let player = Player::start(vec![
-            Answer::Body(list(&[peer(1, 1)], 9, "p2/+=")),
+            Answer::Body(list(&[versioned(1, 1)], 9, "p2/+=")),
             Answer::Status(410, gone.to_string()),
-            Answer::Body(list(&[peer(2, 2)], 11, "")),
+            Answer::Body(list(&[versioned(2, 2)], 11, "")),
         ])
         .await;
         let mut following = Following::start(player.store());
@@ -237,14 +231,18 @@ fn pages_that_are_too_old_begin_anew() {
 fn a_watch_goes_on_where_it_broke_and_bookmarks_move_it_forward() {
     run(async {
         let player = Player::start(vec![
-            Answer::Body(list(&[peer(1, 1)], 9, "")),
+            Answer::Body(list(&[versioned(1, 1)], 9, "")),
             // Falls silent after a bookmark.
-            Answer::Silence(event("ADDED", &peer(2, 12)) + &bookmark(20)),
+            Answer::Silence(event("ADDED", &versioned(2, 12)) + &bookmark(20)),
             Answer::Body(list(&[], 21, "")),
             // Breaks in the middle of an event.
-            Answer::Half(event("ADDED", &peer(3, 22)) + &event("ADDED", &peer(4, 23))[..50]),
+            Answer::Half(
+                event("ADDED", &versioned(3, 22)) + &event("ADDED", &versioned(4, 23))[..50],
+            ),
             Answer::Body(list(&[], 30, "")),
-            Answer::Silence(event("ADDED", &peer(4, 23)) + &event("DELETED", &peer(1, 24))),
+            Answer::Silence(
+                event("ADDED", &versioned(4, 23)) + &event("DELETED", &versioned(1, 24)),
+            ),
         ])
         .await;
         let mut following = Following::start(player.store());
@@ -269,15 +267,15 @@ fn nonsense_on_a_watch_is_named_or_asked_again_and_hurts_nobody() {
     let nameless = json!({"metadata": {"resourceVersion": "14"}, "spec": 7});
     run(async {
         let player = Player::start(vec![
-            Answer::Body(list(&[peer(1, 1)], 9, "")),
+            Answer::Body(list(&[versioned(1, 1)], 9, "")),
             Answer::Silence(
                 event("MODIFIED", &odd)
                     + &event("ADDED", &nameless)
-                    + &event("ADDED", &peer(2, 15))
+                    + &event("ADDED", &versioned(2, 15))
                     + "{nonsense}\n",
             ),
             Answer::Body(list(&[], 15, "")),
-            Answer::Silence(event("ADDED", &peer(3, 16))),
+            Answer::Silence(event("ADDED", &versioned(3, 16))),
         ])
         .await;
         let mut following = Following::start(player.store());
@@ -299,16 +297,16 @@ fn a_version_that_is_gone_or_that_goes_back_means_a_new_list() {
     let gone = json!({"kind": "Status", "code": 410, "message": "too old resource version"});
     run(async {
         let player = Player::start(vec![
-            Answer::Body(list(&[peer(1, 1)], 9, "")),
+            Answer::Body(list(&[versioned(1, 1)], 9, "")),
             Answer::Body(event("ERROR", &gone)),
-            Answer::Body(list(&[peer(1, 1), peer(2, 12)], 14, "")),
+            Answer::Body(list(&[versioned(1, 1), versioned(2, 12)], 14, "")),
             // This one has less than was seen.
             Answer::Silence(bookmark(5)),
-            Answer::Body(list(&[peer(3, 3)], 5, "")),
+            Answer::Body(list(&[versioned(3, 3)], 5, "")),
             // And this one is asked after a broken connection.
             Answer::Half(String::new()),
             Answer::Body(list(&[], 2, "")),
-            Answer::Body(list(&[peer(4, 1)], 2, "")),
+            Answer::Body(list(&[versioned(4, 1)], 2, "")),
         ])
         .await;
         let mut following = Following::start(player.store());

@@ -6,6 +6,7 @@
 mod faults;
 mod golden;
 mod promises;
+mod reading;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,9 +19,11 @@ use serde_json::{Value, json};
 use twilld::lease::Lease;
 use twilld::store::kube::{DEFAULT_PREFIX, Identity, KubeStore, Options, Patience, Source};
 
-use crate::conformance::{Fixture, Raw, suite};
+use crate::conformance::{Fixture, Raw, suite, value};
 
 const NODES: &str = "/api/v1/nodes";
+/// How the API server's log knows us.
+const OURS: &str = "twilld";
 const PREFIX: &str = "flannel.alpha.coreos.com/";
 
 /// The manifest that operators apply.
@@ -82,6 +85,13 @@ fn annotations(value: &str) -> Vec<(&'static str, String)> {
             lease["PublicIP"].as_str().unwrap_or_default().to_owned(),
         ),
     ]
+}
+
+/// A Node with these podCIDRs that says what the suite's node `n` says.
+fn peer(name: &str, cidrs: &[&str], n: u16) -> Value {
+    let annotations = annotations(&value(n));
+    let pairs: Vec<(&str, &str)> = annotations.iter().map(|(k, v)| (*k, &**v)).collect();
+    node::node(name, cidrs, &pairs)
 }
 
 impl Cluster {
@@ -235,7 +245,7 @@ impl Fixture for Cluster {
                 "the configuration is a file that the cluster's operator writes; see promises.rs"
             }
             "a_poisoned_lease_is_named_and_the_others_are_not_hurt" => {
-                "it is named by its Node; see promises.rs"
+                "it is named by its Node; see reading.rs"
             }
             _ => return None,
         })
