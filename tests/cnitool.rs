@@ -82,10 +82,12 @@ fn add_check_status_del_and_gc_through_libcni() -> Result<()> {
 #[test]
 fn status_says_50_while_there_is_no_lease() -> Result<()> {
     let tool = skip_unless!(tools::go_tool("cnitool"));
-    let cluster = Cluster::start(&Spec {
+    let mut cluster = Cluster::start(&Spec {
         nodes: 1,
         ..Spec::default()
     })?;
+    // A running twilld would write the file again.
+    cluster.member_mut(0).stop_daemon(DEADLINE)?;
     let member = cluster.member(0);
     at_newest(member)?;
     std::fs::remove_file(member.subnet_file()?)?;
