@@ -160,6 +160,8 @@ fn a_bad_net_conf_is_named_and_a_right_one_is_taken_up_without_a_restart() -> Re
         assert!(!member.subnet_file()?.exists(), "{text}");
         assert_eq!(member.view().link("flannel.1")?, None, "{text}");
         member.kill_daemon();
+        let leases = std::fs::read_dir(cluster.store_dir().join("subnets"));
+        assert_eq!(leases.map_or(0, Iterator::count), 0, "{text}");
         assert_eq!(
             std::fs::read_to_string(&config)?,
             text,

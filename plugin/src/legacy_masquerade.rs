@@ -4,8 +4,6 @@
 //! kernel still has the older tables of iptables (`xtables`), and their `nat` is in use, is
 //! `iptables` run: nothing else can change those.
 
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use kernel::nft::{self, Family};
@@ -31,15 +29,8 @@ pub(crate) fn delete(attachment: &Attachment) -> Result<(), Error> {
                 .err(),
         );
     }
-    for (names, programs) in [
-        ("ip_tables_names", ["iptables-legacy", "iptables"]),
-        ("ip6_tables_names", ["ip6tables-legacy", "ip6tables"]),
-    ] {
-        let in_use = fs::read_to_string(Path::new("/proc/net").join(names))
-            .is_ok_and(|tables| tables.lines().any(|table| table == "nat"));
-        if in_use {
-            errors.extend(delete_by_program(&programs, &chain, attachment).err());
-        }
+    for programs in crate::xtables::nat_in_use() {
+        errors.extend(delete_by_program(&programs, &chain, attachment).err());
     }
     Error::join(errors)
 }

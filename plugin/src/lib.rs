@@ -47,6 +47,7 @@ mod status;
 mod subnet_env;
 mod tuning;
 mod version;
+mod xtables;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};

@@ -4,8 +4,6 @@
 //! today. Only where the kernel still has the older tables of iptables (`xtables`), and they are in
 //! use, is `iptables` run: nothing else can change them.
 
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use kernel::nft::{self, Family, ForeignRule};
@@ -100,16 +98,9 @@ fn chain(prefix: &str, attachment: &Attachment) -> String {
 /// Where the older tables are in use, `iptables` deletes what is in them.
 fn xtables(attachment: &Attachment) -> Result<(), Error> {
     let mut errors = vec![];
-    for (names, programs) in [
-        ("ip_tables_names", ["iptables-legacy", "iptables"]),
-        ("ip6_tables_names", ["ip6tables-legacy", "ip6tables"]),
-    ] {
-        let in_use = fs::read_to_string(Path::new("/proc/net").join(names))
-            .is_ok_and(|tables| tables.lines().any(|table| table == "nat"));
-        if in_use {
-            let done = delete_by_program(&programs, &chain("CNI-DN-", attachment));
-            errors.extend(done.err());
-        }
+    for programs in crate::xtables::nat_in_use() {
+        let done = delete_by_program(&programs, &chain("CNI-DN-", attachment));
+        errors.extend(done.err());
     }
     Error::join(errors)
 }

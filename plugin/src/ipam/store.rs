@@ -351,9 +351,9 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// As [`write()`], but without emptying the file first: on ext4 that makes the close wait for the disk
-/// to begin writing. Killed between its two steps it leaves the end of
-/// the old text behind the new one, which host-local takes for no address, or another one.
+/// As [`write()`], but without emptying the file first: on ext4 that makes the close wait for the
+/// disk to begin writing. Killed between its two steps it leaves the end of the old text behind the
+/// new one, which host-local takes for no address, or another one.
 fn overwrite(path: &Path, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options
