@@ -302,7 +302,7 @@ impl Member {
             .map(|daemon| daemon.log_tail(20))
             .unwrap_or_default();
         format!(
-            "on node {}; the end of twilld's log:\n{tail}",
+            "on node {}; the end of its daemon's log:\n{tail}",
             self.node.name()
         )
     }
@@ -314,13 +314,27 @@ impl Member {
 
     /// Starts twilld; does not wait for it.
     pub fn start_daemon(&mut self) -> Result<()> {
+        let args = self.twilld_args.clone();
+        self.spawn_daemon("twilld", &tools::built("twilld")?, &args)
+    }
+
+    /// Starts another daemon of the same kind (flanneld) where twilld would run, with the flags
+    /// that both have; does not wait for it.
+    pub fn start_instead(&mut self, name: &str, program: &Path, more: &[String]) -> Result<()> {
+        let mut args = vec![
+            format!("--subnet-file={}", self.subnet_file()?.display()),
+            format!("--iface={IFNAME}"),
+            "--ip-masq".to_owned(),
+        ];
+        args.extend_from_slice(more);
+        self.spawn_daemon(name, program, &args)
+    }
+
+    fn spawn_daemon(&mut self, name: &str, program: &Path, args: &[String]) -> Result<()> {
         if self.daemon.is_some() {
-            bail!("twilld already runs on {}", self.node.name());
+            bail!("a daemon already runs on {}", self.node.name());
         }
-        let daemon = self
-            .node
-            .spawn("twilld", &tools::built("twilld")?, &self.twilld_args)?;
-        self.daemon = Some(daemon);
+        self.daemon = Some(self.node.spawn(name, program, args)?);
         Ok(())
     }
 
@@ -328,7 +342,7 @@ impl Member {
     /// the daemon: after a restart this says nothing new.)
     pub fn wait_ready(&mut self, deadline: Duration) -> Result<()> {
         let path = self.subnet_file()?;
-        let daemon = self.daemon.as_mut().context("twilld is not running")?;
+        let daemon = self.daemon.as_mut().context("no daemon is running")?;
         daemon.wait_until("subnet.env", deadline, || {
             Ok(match path.exists() {
                 true => Look::Done(()),
@@ -342,20 +356,21 @@ impl Member {
         self.daemon.as_ref()
     }
 
-    /// Ends twilld with SIGTERM and says how long that took; an exit code other than 0 is an error.
+    /// Ends the daemon with SIGTERM and says how long that took; an exit code other than 0 is an
+    /// error.
     pub fn stop_daemon(&mut self, deadline: Duration) -> Result<Duration> {
-        let daemon = self.daemon.take().context("twilld is not running")?;
+        let daemon = self.daemon.take().context("no daemon is running")?;
         let (status, took) = daemon.terminate(deadline)?;
         match status.success() {
             true => Ok(took),
             false => bail!(
-                "twilld on {} ended with {status} on SIGTERM",
+                "the daemon on {} ended with {status} on SIGTERM",
                 self.node.name()
             ),
         }
     }
 
-    /// Ends twilld as a crash would.
+    /// Ends the daemon as a crash would.
     pub fn kill_daemon(&mut self) {
         self.daemon.take().into_iter().for_each(Daemon::kill);
     }
