@@ -12,7 +12,9 @@ const USAGE: &str = "\
 usage: cni-test-harness demo [--nodes 3] [--pods 2] [--keep]   a cluster on this machine, shown
        cni-test-harness demo --down                            removes a demo that was kept
        cni-test-harness lab list | run NAME | run all         overlays built by hand, explained
-       cni-test-harness bench [--rounds 50] [--at-once-rounds 50] [--pods 100] [--out bench]";
+       cni-test-harness bench [--only pods|peers] [--out bench]
+                              [--rounds 50] [--at-once-rounds 50] [--pods 100]
+                              [--peers 10,1000,5000,10000] [--peer-rounds 3]";
 
 fn main() -> ExitCode {
     match run() {
@@ -105,13 +107,23 @@ fn run_lab(args: &mut lexopt::Parser) -> Result<()> {
 }
 
 fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
-    let mut options = bench::Options::default();
+    let (mut pods, mut peers) = (bench::Options::default(), bench::peers::Options::default());
+    let mut only = None;
     while let Some(arg) = args.next()? {
         match arg {
-            Long("rounds") => options.rounds = args.value()?.parse()?,
-            Long("at-once-rounds") => options.at_once_rounds = args.value()?.parse()?,
-            Long("pods") => options.pods = args.value()?.parse()?,
-            Long("out") => options.out = args.value()?.into(),
+            Long("only") => only = Some(args.value()?.string()?),
+            Long("rounds") => pods.rounds = args.value()?.parse()?,
+            Long("at-once-rounds") => pods.at_once_rounds = args.value()?.parse()?,
+            Long("pods") => pods.pods = args.value()?.parse()?,
+            Long("peers") => {
+                let list = args.value()?.string()?;
+                peers.peers = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            }
+            Long("peer-rounds") => peers.rounds = args.value()?.parse()?,
+            Long("out") => {
+                pods.out = args.value()?.into();
+                peers.out.clone_from(&pods.out);
+            }
             Long("help") | Short('h') => {
                 println!("{USAGE}");
                 return Ok(());
@@ -119,7 +131,16 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
             other => return Err(unexpected(other)),
         }
     }
-    bench::run(&options, &command_line())
+    let command = command_line();
+    match only.as_deref() {
+        None => {
+            bench::run(&pods, &command)?;
+            bench::peers::run(&peers, &command)
+        }
+        Some("pods") => bench::run(&pods, &command),
+        Some("peers") => bench::peers::run(&peers, &command),
+        Some(other) => Err(anyhow!("--only {other}: pods or peers\n{USAGE}")),
+    }
 }
 
 /// The command as it is written into the report: what a reader types to repeat it.

@@ -31,15 +31,7 @@ pub(super) fn measure() -> Result<Idle> {
     let pid = cluster.member(0).daemon().context("twilld runs")?.pid();
     let before = cpu_ms(pid)?;
     wait::pause_for(IDLE);
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = |key: &str| {
-        let line = status.lines().find(|line| line.starts_with(key));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
-        number
-            .and_then(|number| number.parse().ok())
-            .with_context(|| format!("no {key}"))
-    };
-    let (rss_kib, peak_kib) = (kib("VmRSS:")?, kib("VmHWM:")?);
+    let (rss_kib, peak_kib) = (status_kib(pid, "VmRSS:")?, status_kib(pid, "VmHWM:")?);
     Ok(Idle {
         rss_kib,
         peak_kib,
@@ -48,8 +40,18 @@ pub(super) fn measure() -> Result<Idle> {
     })
 }
 
+/// A size in a process's status, in KiB.
+pub(super) fn status_kib(pid: u32, key: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with(key));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number
+        .and_then(|number| number.parse().ok())
+        .with_context(|| format!("no {key}"))
+}
+
 /// User and system time so far, by the scheduler's own clock: /proc/PID/stat counts in 10 ms.
-fn cpu_ms(pid: u32) -> Result<f64> {
+pub(super) fn cpu_ms(pid: u32) -> Result<f64> {
     let mut total = 0.0;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = std::fs::read_to_string(task?.path().join("schedstat"))?;

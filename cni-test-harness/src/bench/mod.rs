@@ -5,12 +5,14 @@
 //! its own. Pods' namespaces are made beforehand: only the plugin is timed.
 //!
 //! `candidate` says what is started, `measure` starts it, `idle` looks at twilld doing nothing,
-//! `report` and `picture` write down what came out.
+//! `report` and `picture` write down what came out. `peers` measures twilld beside flanneld.
 
+mod arrivals;
 mod candidate;
 mod idle;
 mod measure;
 mod numbers;
+pub mod peers;
 mod picture;
 mod report;
 

@@ -45,13 +45,7 @@ impl Report<'_> {
             pods,
             ..
         } = self.options;
-        writeln!(
-            out,
-            "- **when, on what**: {}, Linux {}, {}",
-            date()?,
-            kernel()?,
-            processor()?
-        )?;
+        writeln!(out, "- **when, on what**: {}", machine()?)?;
         writeln!(
             out,
             "- **rounds**: {rounds} one at a time, {at_once_rounds} of {pods} at once, interleaved, \
@@ -205,6 +199,16 @@ fn said(program: &str, args: &[&str]) -> Result<String> {
         .stdout_text()
         .trim()
         .to_owned())
+}
+
+/// When it is, and what this runs on.
+pub(super) fn machine() -> Result<String> {
+    Ok(format!(
+        "{}, Linux {}, {}",
+        date()?,
+        kernel()?,
+        processor()?
+    ))
 }
 
 fn date() -> Result<String> {
