@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use kernel::nft;
 use kernel::route::{PROTOCOL_BOOT, Route};
-use kernel::{Request, Socket, address, fdb, link, neighbour, route, sysctl};
+use kernel::{Mac, Request, Socket, address, fdb, link, neighbour, route, sysctl};
 use tracing::{debug, info};
 
 use crate::diff::{Op, Plan};
 use crate::family::family_of;
 use crate::masquerade;
-use crate::tables::{DeviceName, Facts, Hop, PROTOCOL_TWILL, RouteKey};
+use crate::tables::{DeviceLink, DeviceName, Facts, Hop, Kind, PROTOCOL_TWILL, RouteKey};
 
 /// The sockets.
 #[derive(Debug)]
@@ -83,8 +83,7 @@ impl Kernel {
                     self.attempt(link::delete(device), &mut failures);
                 }
                 Op::CreateDevice(device, wanted) => {
-                    let request = wanted.vxlan.create(device, wanted.mac, wanted.mtu);
-                    self.attempt(request, &mut failures);
+                    self.attempt(creation(device, wanted), &mut failures);
                     match link::by_name(&mut self.routing, device) {
                         Ok(Some(made)) => {
                             indexes.insert(device, made.ifindex);
@@ -145,12 +144,18 @@ fn tell(plan: &Plan) {
                 info!(%device, why, "device does not fit and is made anew");
             }
             Op::CreateDevice(device, link) => {
-                info!(%device, mac = %link.mac, mtu = link.mtu, "device is made");
+                info!(%device, mac = ?link.mac, mtu = link.mtu, "device is made");
             }
             Op::SetMtu(device, mtu) => info!(%device, mtu, "MTU is put right"),
             Op::SetMac(device, mac) => info!(%device, %mac, "MAC address is put right"),
             other => debug!(?other, "change"),
         }
+    }
+}
+
+fn creation(name: &str, wanted: &DeviceLink) -> Request {
+    match &wanted.kind {
+        Kind::Vxlan(vxlan) => vxlan.create(name, wanted.mac.unwrap_or(Mac([0; 6])), wanted.mtu),
     }
 }
 

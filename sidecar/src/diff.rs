@@ -10,8 +10,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kernel::Mac;
+use kernel::vxlan::Vxlan;
 
-use crate::tables::{Device, DeviceName, Hop, Remote, RouteKey, Tables, VxlanLink};
+use crate::tables::{Device, DeviceLink, DeviceName, Hop, Kind, Remote, RouteKey, Tables};
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub enum Op {
         why: String,
     },
     /// Make a device, still down.
-    CreateDevice(DeviceName, VxlanLink),
+    CreateDevice(DeviceName, DeviceLink),
     /// Set its MTU.
     SetMtu(DeviceName, u32),
     /// Set its MAC address.
@@ -110,8 +111,8 @@ fn device_changes(
         if found.link.mtu != wanted.link.mtu {
             plan.push(Op::SetMtu(name.clone(), wanted.link.mtu));
         }
-        if found.link.mac != wanted.link.mac {
-            plan.push(Op::SetMac(name.clone(), wanted.link.mac));
+        if let Some(mac) = wanted.link.mac.filter(|mac| found.link.mac != Some(*mac)) {
+            plan.push(Op::SetMac(name.clone(), mac));
         }
     }
     let has_address = |net: &IpNet| found.is_some_and(|found| found.addresses.contains(net));
@@ -147,11 +148,16 @@ fn device_changes(
 }
 
 /// Why a device must be made anew, if it must.
-fn misfit(wanted: &VxlanLink, found: &VxlanLink) -> Option<String> {
-    let (want, have) = (&wanted.vxlan, &found.vxlan);
-    if want == have {
+fn misfit(wanted: &DeviceLink, found: &DeviceLink) -> Option<String> {
+    if wanted.kind == found.kind {
         return None;
     }
+    match (&wanted.kind, &found.kind) {
+        (Kind::Vxlan(want), Kind::Vxlan(have)) => Some(vxlan_misfit(want, have)),
+    }
+}
+
+fn vxlan_misfit(want: &Vxlan, have: &Vxlan) -> String {
     let mut differences = Vec::new();
     let mut compare = |what: &str, have: String, want: String| {
         if have != want {
@@ -175,7 +181,7 @@ fn misfit(wanted: &VxlanLink, found: &VxlanLink) -> Option<String> {
     compare("gbp", have.gbp.to_string(), want.gbp.to_string());
     compare("l2miss", have.l2miss.to_string(), want.l2miss.to_string());
     compare("l3miss", have.l3miss.to_string(), want.l3miss.to_string());
-    Some(differences.join(", "))
+    differences.join(", ")
 }
 
 fn shown<T: fmt::Display>(value: Option<T>) -> String {

@@ -4,7 +4,7 @@
 //!  store/file               underlay (links, addresses, routes)      kernel dump (ours only)
 //!      │ LeaseEvent                │ Facts                                │ observe
 //!      ▼                           ▼                                      ▼
-//!  lease_table ──▶ peers ──▶ backend (vxlan) ──▶ Tables wanted ──▶ diff(want, have) ──Plan──▶ apply
+//!  lease_table ──▶ peers ──▶ backend ──────────▶ Tables wanted ──▶ diff(want, have) ──Plan──▶ apply
 //!  (pure fold)     (pure)    (pure, total)                         (pure, ordered)        (only I/O)
 //!                        reconcile: the one loop     run: the one wiring
 //! ```
@@ -29,6 +29,7 @@ pub mod masquerade;
 pub mod net_conf;
 pub mod peers;
 pub mod persist;
+mod prepare;
 mod reconcile;
 mod run;
 pub mod store;

@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kernel::Mac;
 use kernel::monitor::{Changes, Monitor};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::apply::{self, Kernel};
-use crate::backend::Backend;
+use crate::backend::Identity;
 use crate::desired::desired;
 use crate::diff::diff;
 use crate::family::{ByFamily, Family};
@@ -45,8 +44,8 @@ const RESUBSCRIBE: Duration = Duration::from_secs(1);
 pub(crate) struct Settings {
     /// The cluster's configuration.
     pub(crate) net_conf: NetConf,
-    /// Our VTEPs' addresses.
-    pub(crate) macs: ByFamily<Mac>,
+    /// What is ours of what we publish.
+    pub(crate) identity: Identity,
     /// The subnets that we hold.
     pub(crate) subnets: Subnets,
     /// What the operator asked of the underlay.
@@ -235,10 +234,12 @@ impl Reconciler {
             faults.insert("underlay".to_owned(), reason);
         }
         let node = self.node();
-        let Settings { net_conf, macs, .. } = &self.settings;
+        let Settings {
+            net_conf, identity, ..
+        } = &self.settings;
         let (want, skipped, peers) = desired(
             &net_conf.backend,
-            macs,
+            identity,
             &node,
             &self.underlay,
             &self.table,
@@ -297,9 +298,8 @@ impl Reconciler {
     }
 
     fn device_names(&self) -> Vec<DeviceName> {
-        let Backend::Vxlan(options) = &self.settings.net_conf.backend;
-        let families = self.settings.net_conf.ranges.families();
-        families.map(|family| options.device(family)).collect()
+        let NetConf { backend, ranges } = &self.settings.net_conf;
+        backend.devices(ranges.families())
     }
 
     fn node(&self) -> Node {
@@ -336,8 +336,8 @@ impl Reconciler {
             "the underlay has changed"
         );
         self.underlay = now;
-        let Backend::Vxlan(options) = &self.settings.net_conf.backend;
-        let lease = options.lease(&self.underlay, &self.settings.macs);
+        let backend = &self.settings.net_conf.backend;
+        let lease = backend.lease(&self.underlay, &self.settings.identity);
         if lease != self.lease {
             self.lease = lease.clone();
             if self.keeper.try_send(KeeperWish::Publish(lease)).is_err() {
@@ -372,11 +372,11 @@ impl Reconciler {
 
     /// Writes `subnet.env` if it does not say so already: the node can carry traffic.
     fn publish(&self, node: &Node) -> Result<(), String> {
-        let Backend::Vxlan(options) = &self.settings.net_conf.backend;
+        let backend = &self.settings.net_conf.backend;
         let env = SubnetEnv {
             networks: node.networks,
             subnets: node.subnets,
-            mtu: options.pod_mtu(node.networks.families(), &self.underlay)?,
+            mtu: backend.pod_mtu(node.networks.families(), &self.underlay)?,
             ip_masq: self.settings.masquerade.is_some(),
         };
         let text = env.render();

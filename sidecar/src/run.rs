@@ -6,21 +6,21 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use kernel::Mac;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::apply::Kernel;
-use crate::backend::{Backend, vxlan};
-use crate::family::{ByFamily, Family};
+use crate::backend::Identity;
+use crate::family::Family;
 use crate::flags::{Flags, OnLeaseLoss, StoreChoice};
 use crate::health::{self, Readiness};
 use crate::keeper::Keeper;
 use crate::masquerade::Masquerade;
 use crate::net_conf::NetConf;
 use crate::persist::{Remembered, StateFile};
+use crate::prepare;
 use crate::reconcile::{Reconciler, Settings};
 use crate::store::etcd::EtcdStore;
 use crate::store::file::FileStore;
@@ -119,27 +119,32 @@ async fn serve_lease(
     let mut kernel = Kernel::open().context("open netlink sockets")?;
     let facts = kernel.dump(&[]).context("read the network's state")?;
     let underlay = choose_underlay(&mut kernel, &facts, &wish, &net_conf)?;
-    let Backend::Vxlan(options) = &net_conf.backend;
+    let backend = &net_conf.backend;
     // Told now, before anything is made.
-    options
-        .pod_mtu(net_conf.ranges.families(), &underlay)
+    backend
+        .check(&net_conf.ranges, &underlay)
         .map_err(|reason| anyhow!(reason))?;
     let state_file = StateFile::in_dir(&flags.state_dir);
     let mut remembered = recall(&state_file);
-    let macs = macs(&net_conf, &facts, &remembered, &node)?;
+    let identity = prepare::identity(&net_conf, &facts, &remembered, &node)?;
     let claim = Claim {
         ranges: net_conf.ranges,
-        lease: options.lease(&underlay, &macs),
+        lease: backend.lease(&underlay, &identity),
         previous: previous(flags, &remembered),
     };
     let held = keep_trying("take a lease", || store.acquire(&claim)).await?;
     let reserved = held.expires.is_none();
     info!(subnets = %held.subnets, reserved, "lease taken");
-    remember(&state_file, &mut remembered, &net_conf, &macs, held.subnets);
+    remembered.subnets = Some(held.subnets);
+    prepare::remember(&mut remembered, &net_conf, &identity);
+    if let Err(error) = state_file.save(&remembered) {
+        let path = state_file.path().display();
+        warn!(%path, %error, "cannot remember this node's subnet and addresses over a reboot");
+    }
     let start = Start {
         kernel,
         underlay,
-        macs,
+        identity,
         wish,
         ready,
     };
@@ -150,7 +155,7 @@ async fn serve_lease(
 struct Start {
     kernel: Kernel,
     underlay: Underlay,
-    macs: ByFamily<Mac>,
+    identity: Identity,
     wish: Wish,
     ready: Readiness,
 }
@@ -167,7 +172,7 @@ async fn supervise(
     let lease = claim.lease.clone();
     let settings = Settings {
         net_conf,
-        macs: start.macs,
+        identity: start.identity,
         subnets: held.subnets,
         wish: start.wish,
         subnet_file: flags.subnet_file.clone(),
@@ -293,36 +298,6 @@ fn recall(state_file: &StateFile) -> Remembered {
     })
 }
 
-/// The VTEPs' addresses: the remembered ones, else those of devices that are there, else those that
-/// peers know, else new ones.
-fn macs(
-    net_conf: &NetConf,
-    facts: &Facts,
-    remembered: &Remembered,
-    node: &NodeFacts,
-) -> anyhow::Result<ByFamily<Mac>> {
-    let Backend::Vxlan(options) = &net_conf.backend;
-    let mut macs = ByFamily::default();
-    for family in net_conf.ranges.families() {
-        let name = options.device(family);
-        let of_device = || facts.link(&name).filter(|link| link.vxlan.is_some())?.mac;
-        let published = || vxlan::Options::published_mac(node.published.as_ref()?, family);
-        let known = remembered.macs.get(&*name).copied();
-        let known = known.or_else(of_device).or_else(published);
-        let mac = match known.filter(|mac| mac.is_unicast()) {
-            Some(mac) => mac,
-            None => {
-                let mut bytes = [0; 6];
-                getrandom::fill(&mut bytes)
-                    .map_err(|error| anyhow!("draw a random MAC address: {error}"))?;
-                Mac::local_unicast(bytes)
-            }
-        };
-        macs.set(family, mac);
-    }
-    Ok(macs)
-}
-
 fn previous(flags: &Flags, remembered: &Remembered) -> Option<Subnets> {
     // The subnet file comes first: running pods have addresses out of it.
     let written = fs::read_to_string(&flags.subnet_file).ok();
@@ -345,24 +320,5 @@ async fn keep_trying<T>(
         }
         sleep(wait).await;
         wait = (wait * 2).min(longest);
-    }
-}
-
-fn remember(
-    state_file: &StateFile,
-    remembered: &mut Remembered,
-    net_conf: &NetConf,
-    macs: &ByFamily<Mac>,
-    subnets: Subnets,
-) {
-    let Backend::Vxlan(options) = &net_conf.backend;
-    remembered.subnets = Some(subnets);
-    for (family, mac) in macs.iter() {
-        let name = options.device(family).to_string();
-        remembered.macs.insert(name, *mac);
-    }
-    if let Err(error) = state_file.save(remembered) {
-        let path = state_file.path().display();
-        warn!(%path, %error, "cannot remember the MAC address over a reboot");
     }
 }

@@ -36,11 +36,11 @@ pub struct Tables {
     pub routes: BTreeMap<RouteKey, Hop>,
 }
 
-/// A VXLAN device and what is on it.
+/// A device and what is on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// The device.
-    pub link: VxlanLink,
+    pub link: DeviceLink,
     /// Addresses inside the cluster's network.
     pub addresses: BTreeSet<IpNet>,
     /// Permanent neighbours.
@@ -49,17 +49,24 @@ pub struct Device {
     pub fdb: BTreeMap<Mac, Remote>,
 }
 
-/// A VXLAN device.
+/// A device of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VxlanLink {
+pub struct DeviceLink {
     /// What can only be changed by making the device anew.
-    pub vxlan: Vxlan,
-    /// Its address.
-    pub mac: Mac,
+    pub kind: Kind,
+    /// Its address; None for kinds without Ethernet addresses.
+    pub mac: Option<Mac>,
     /// What fits into one inner packet, in bytes.
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
+}
+
+/// What kind of device it is, with the attributes that are fixed when it is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// `type vxlan`.
+    Vxlan(Vxlan),
 }
 
 /// Where a forwarding entry sends to.
@@ -122,12 +129,12 @@ pub fn observe<'a>(
     let mut tables = Tables::default();
     let mut by_index = BTreeMap::new();
     for name in names {
-        let Some((link, vxlan)) = vxlan_link(facts, name) else {
+        let Some((link, found)) = device_link(facts, name) else {
             continue;
         };
         by_index.insert(link.ifindex, name.clone());
         let device = Device {
-            link: vxlan,
+            link: found,
             addresses: addresses_inside(facts, link.ifindex, networks),
             neighbours: BTreeMap::new(),
             fdb: BTreeMap::new(),
@@ -163,15 +170,22 @@ fn is_a_peers(entry: &FdbEntry) -> bool {
     entry.permanent && entry.mac.is_unicast() && entry.mac != Mac([0; 6])
 }
 
-fn vxlan_link<'a>(facts: &'a Facts, name: &str) -> Option<(&'a Link, VxlanLink)> {
+fn device_link<'a>(facts: &'a Facts, name: &str) -> Option<(&'a Link, DeviceLink)> {
     let link = facts.link(name)?;
-    let found = VxlanLink {
-        vxlan: link.vxlan.clone()?,
-        mac: link.mac?,
+    let found = DeviceLink {
+        kind: Kind::of(link)?,
+        mac: link.mac,
         mtu: link.mtu,
         up: link.up,
     };
     Some((link, found))
+}
+
+impl Kind {
+    /// None for kinds that we never make: such a device is somebody else's, whatever its name.
+    fn of(link: &Link) -> Option<Self> {
+        link.vxlan.clone().map(Self::Vxlan)
+    }
 }
 
 fn addresses_inside(facts: &Facts, ifindex: u32, networks: &[IpNet]) -> BTreeSet<IpNet> {
@@ -225,6 +239,35 @@ impl RouteKey {
         Self {
             destination,
             metric,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A device that is up and no more.
+    pub(crate) fn plain_link(ifindex: u32, name: &str) -> Link {
+        Link {
+            ifindex,
+            name: name.into(),
+            kind: String::new(),
+            mtu: 1500,
+            mac: None,
+            up: true,
+            running: true,
+            promiscuous: false,
+            all_multicast: false,
+            loopback: false,
+            master: None,
+            lower: None,
+            lower_netnsid: None,
+            group: 0,
+            alias: None,
+            txqlen: 1000,
+            vxlan: None,
+            hairpin: None,
         }
     }
 }

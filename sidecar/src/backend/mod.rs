@@ -2,37 +2,54 @@
 //! kernel tables, says what it publishes in this node's own lease, and reads what peers published.
 //!
 //! All of it is pure. A new backend is a file here, a variant of [`Backend`], and a line in each
-//! `match`; nothing else in the program asks which one it is.
+//! `match` of this file; what there is to do beside the kernel's tables is in `prepare` (before the
+//! lease is taken) and `carrier` (while it is held).
 
+mod host_gw;
+mod identity;
+mod mtu;
+mod options;
 pub mod vxlan;
 
 use serde_json::Value;
 
-use crate::net_conf::NetConfError;
+use crate::family::{ByFamily, Family};
+use crate::lease::Lease;
+use crate::net_conf::{NetConfError, SubnetRange};
+use crate::peers::{Node, Skipped};
+use crate::subnets::Subnets;
+use crate::tables::{DeviceName, Facts, Tables};
+use crate::underlay::Underlay;
+
+pub use self::identity::Identity;
 
 /// The configured backend with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backend {
     /// Kernel VXLAN.
     Vxlan(vxlan::Options),
+    /// Plain routes to nodes on the same link.
+    HostGw,
+    /// Subnets and nothing else: somebody else carries the traffic.
+    Alloc,
 }
 
-/// Names that flannel knows, for an error that can tell "not yet" from "never heard of".
-const FLANNELS: [&str; 8] = [
-    "host-gw",
+/// Names that flannel knows, for an error that can tell "not here" from "never heard of".
+const FLANNELS: [&str; 6] = [
     "udp",
     "ipip",
     "wireguard",
-    "ipsec",
     "extension",
-    "alloc",
+    "ipsec",
     "tencent-vpc",
 ];
+/// Those that there are, for the same error.
+const OURS: &str = "vxlan, host-gw, alloc";
 
 /// Chooses the backend by `Backend.Type`, in any case. An absent `Backend` is flannel's `udp`.
 pub(crate) fn parse(backend: Option<&Value>) -> Result<Backend, NetConfError> {
     let wrong = |problem: String| {
-        let want = r#"write "Backend": {"Type": "vxlan"}, the one that is built"#;
+        let want = format!(r#"write "Backend": {{"Type": "vxlan"}}, or one of {OURS}"#);
         NetConfError::fatal("Backend.Type", format!("{problem}; {want}"))
     };
     let Some(backend) = backend else {
@@ -46,12 +63,79 @@ pub(crate) fn parse(backend: Option<&Value>) -> Result<Backend, NetConfError> {
         Some(other) => return Err(wrong(format!("{other} is not a string"))),
     };
     match kind.as_str() {
-        "vxlan" => vxlan::Options::parse(backend).map(Backend::Vxlan),
+        vxlan::TYPE => vxlan::Options::parse(backend).map(Backend::Vxlan),
+        host_gw::TYPE => Ok(Backend::HostGw),
+        "alloc" => Ok(Backend::Alloc),
         "" => Err(wrong("Backend is given, but without a Type".into())),
         known if FLANNELS.contains(&known) => {
-            Err(wrong(format!("flannel's {known} is not built yet")))
+            Err(wrong(format!("flannel's {known} is not built here")))
         }
         unknown => Err(wrong(format!("unknown backend {unknown:?}"))),
+    }
+}
+
+impl Backend {
+    /// The devices that are ours, whether they are there or not.
+    pub fn devices(&self, families: impl Iterator<Item = Family>) -> Vec<DeviceName> {
+        match self {
+            Self::Vxlan(options) => families.map(|family| options.device(family)).collect(),
+            Self::HostGw | Self::Alloc => Vec::new(),
+        }
+    }
+
+    /// The MTU of pods, in bytes: what goes to another node in one piece, in every family. An
+    /// error says what to change.
+    pub fn pod_mtu(
+        &self,
+        families: impl Iterator<Item = Family>,
+        underlay: &Underlay,
+    ) -> Result<u32, String> {
+        match self {
+            Self::Vxlan(options) => options.pod_mtu(families, underlay),
+            Self::HostGw | Self::Alloc => mtu::least(families, underlay, None, |_| 0),
+        }
+    }
+
+    /// What of the configuration cannot work on this node, found before anything is made.
+    pub fn check(&self, ranges: &ByFamily<SubnetRange>, underlay: &Underlay) -> Result<(), String> {
+        self.pod_mtu(ranges.families(), underlay)?;
+        match self {
+            Self::HostGw => host_gw::check(underlay),
+            Self::Vxlan(_) | Self::Alloc => Ok(()),
+        }
+    }
+
+    /// What this node publishes.
+    pub fn lease(&self, underlay: &Underlay, identity: &Identity) -> Lease {
+        let plain = |backend_type: &str| Lease {
+            public_ips: underlay.public_ips,
+            backend_type: backend_type.into(),
+            backend_data: ByFamily::default(),
+        };
+        match self {
+            Self::Vxlan(options) => options.lease(underlay, &identity.macs),
+            Self::HostGw => plain(host_gw::TYPE),
+            // As flannel, which names no type where nobody reads it.
+            Self::Alloc => plain(""),
+        }
+    }
+
+    /// The kernel tables that these peers need, and the peers that cannot be had, with the reason.
+    pub fn tables(
+        &self,
+        node: &Node,
+        identity: &Identity,
+        underlay: &Underlay,
+        peers: &[(&Subnets, &Lease)],
+        facts: &Facts,
+    ) -> (Tables, Skipped) {
+        match self {
+            Self::Vxlan(options) => {
+                vxlan::tables(options, node, &identity.macs, underlay, peers, facts)
+            }
+            Self::HostGw => host_gw::tables(node, peers, facts),
+            Self::Alloc => Default::default(),
+        }
     }
 }
 
@@ -63,8 +147,12 @@ mod tests {
     #[test]
     fn the_type_is_found_in_any_case() {
         let backend = json!({"type": "VXLAN", "vni": 3, "VNI": 5});
-        let Backend::Vxlan(options) = parse(Some(&backend)).unwrap();
+        let Ok(Backend::Vxlan(options)) = parse(Some(&backend)) else {
+            panic!("{backend} is vxlan");
+        };
         assert_eq!(options.vni, 5);
+        let backend = json!({"Type": "Host-GW", "VNI": "anything"});
+        assert_eq!(parse(Some(&backend)), Ok(Backend::HostGw));
     }
 
     #[test]
@@ -73,7 +161,7 @@ mod tests {
             (None, "udp"),
             (Some(json!(null)), "without a Type"),
             (Some(json!({"VNI": 1})), "without a Type"),
-            (Some(json!({"Type": "host-gw"})), "not built yet"),
+            (Some(json!({"Type": "ipsec"})), "not built"),
             (Some(json!({"Type": "aws-vpc"})), "unknown backend"),
             (Some(json!({"Type": 1})), "not a string"),
             (Some(json!([])), "without a Type"),

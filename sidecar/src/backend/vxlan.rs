@@ -14,12 +14,14 @@ use kernel::vxlan::{DEFAULT_PORT, Vxlan};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::mtu;
+use super::options::{decode, in_range};
 use crate::family::{ByFamily, Family, base_host};
 use crate::lease::Lease;
 use crate::net_conf::NetConfError;
 use crate::peers::{Node, Skipped};
 use crate::subnets::Subnets;
-use crate::tables::{Device, DeviceName, Facts, Hop, Remote, RouteKey, Tables, VxlanLink};
+use crate::tables::{Device, DeviceLink, DeviceName, Facts, Hop, Kind, Remote, RouteKey, Tables};
 use crate::underlay::{OwnLinks, Underlay};
 
 /// `BackendType` in leases.
@@ -93,26 +95,15 @@ pub const fn overhead(family: Family) -> u32 {
     }
 }
 
-/// The smallest MTU with which a family works (RFC 791, RFC 8200 §5).
-const fn smallest_mtu(family: Family) -> u32 {
-    match family {
-        Family::V4 => 68,
-        Family::V6 => 1280,
-    }
-}
-
 impl Options {
     /// Decodes and checks `Backend`.
     pub(crate) fn parse(backend: &Value) -> Result<Self, NetConfError> {
-        let keys: Keys = go_json::from_value(backend.clone()).map_err(|e| NetConfError {
-            fatal: true,
-            ..NetConfError::json("Backend.", &e)
-        })?;
+        let keys: Keys = decode(backend)?;
         Ok(Self {
-            vni: in_range("Backend.VNI", keys.vni, 0..=0xff_ffff)?,
-            port: Some(in_range("Backend.Port", keys.port, 0..=65_535)?).filter(|port| *port != 0),
+            vni: in_range("VNI", keys.vni, 0..=0xff_ffff)?,
+            port: Some(in_range("Port", keys.port, 0..=65_535)?).filter(|port| *port != 0),
             // What is too small for a family is only known with the families.
-            mtu: Some(in_range("Backend.MTU", keys.mtu, 0..=65_535)?).filter(|mtu| *mtu != 0),
+            mtu: Some(in_range("MTU", keys.mtu, 0..=65_535)?).filter(|mtu| *mtu != 0),
             gbp: keys.gbp,
             learning: keys.learning,
             direct_routing: keys.direct_routing,
@@ -138,17 +129,7 @@ impl Options {
         families: impl Iterator<Item = Family>,
         underlay: &Underlay,
     ) -> Result<u32, String> {
-        let mtus = families.map(|family| (self.inner_mtu(family, underlay), family));
-        let (mtu, family) = mtus.min().ok_or("no address family is enabled")?;
-        let least = smallest_mtu(family);
-        if mtu < least {
-            return Err(format!(
-                "pods would have an MTU of {mtu}, and {family} needs {least}: give {} an MTU of at least {}, or set Backend.MTU",
-                underlay.name,
-                least + overhead(family)
-            ));
-        }
-        Ok(mtu)
+        mtu::least(families, underlay, Some(self.mtu), overhead)
     }
 
     /// What this node publishes.
@@ -170,18 +151,6 @@ impl Options {
         let data: Data = go_json::from_slice(text.as_bytes()).ok()?;
         data.vtep_mac.parse().ok()
     }
-}
-
-fn in_range<T: TryFrom<i64>>(
-    field: &str,
-    value: i64,
-    range: std::ops::RangeInclusive<i64>,
-) -> Result<T, NetConfError> {
-    let fits = range.contains(&value).then(|| T::try_from(value).ok());
-    fits.flatten().ok_or_else(|| {
-        let (least, most) = (range.start(), range.end());
-        NetConfError::fatal(field, format!("{value} is not within {least} to {most}"))
-    })
 }
 
 /// The kernel tables that these peers need, and the peers that cannot be had, with the reason.
@@ -232,12 +201,12 @@ fn link(
     underlay: &Underlay,
     facts: &Facts,
     name: &str,
-) -> VxlanLink {
+) -> DeviceLink {
     let present = facts.link(name).and_then(|link| link.vxlan.as_ref());
     // Flannel asks for a port only where one is configured, and so keeps a device's.
     let kept = present.map_or(DEFAULT_PORT, |vxlan| vxlan.port);
-    VxlanLink {
-        vxlan: Vxlan {
+    DeviceLink {
+        kind: Kind::Vxlan(Vxlan {
             vni: options.vni,
             underlay: Some(underlay.ifindex),
             // Not the public address: behind NAT that one is not ours to send from.
@@ -248,8 +217,8 @@ fn link(
             gbp: options.gbp,
             l2miss: false,
             l3miss: false,
-        },
-        mac,
+        }),
+        mac: Some(mac),
         mtu: options.inner_mtu(family, underlay),
         up: true,
     }
@@ -339,7 +308,7 @@ fn place(
 }
 
 fn enter_tunnel(peer: &Peer, device: &mut Device) -> Result<(), String> {
-    if peer.mac == device.link.mac {
+    if Some(peer.mac) == device.link.mac {
         return Err(format!("its VTEP MAC {} is our own", peer.mac));
     }
     let remote = Remote::One(peer.public_ip);

@@ -6,9 +6,9 @@ fn name(n: u8) -> DeviceName {
     format!("flannel.{n}").into()
 }
 
-fn link(port: u16, mtu: u32, mac: u8, up: bool) -> VxlanLink {
-    VxlanLink {
-        vxlan: Vxlan {
+fn link(port: u16, mtu: u32, mac: u8, up: bool) -> DeviceLink {
+    DeviceLink {
+        kind: Kind::Vxlan(Vxlan {
             vni: 1,
             underlay: Some(2),
             local: Some([192, 168, 50, 1].into()),
@@ -18,14 +18,14 @@ fn link(port: u16, mtu: u32, mac: u8, up: bool) -> VxlanLink {
             gbp: false,
             l2miss: false,
             l3miss: false,
-        },
-        mac: Mac([2, 0, 0, 0, 0, mac]),
+        }),
+        mac: Some(Mac([2, 0, 0, 0, 0, mac])),
         mtu,
         up,
     }
 }
 
-fn device(link: VxlanLink) -> Device {
+fn device(link: DeviceLink) -> Device {
     Device {
         link,
         addresses: BTreeSet::new(),
@@ -70,11 +70,11 @@ fn apply(plan: &Plan, tables: &mut Tables) {
                 routes.retain(|_, hop| hop.device != device);
             }
             Op::CreateDevice(name, link) => {
-                let link = VxlanLink { up: false, ..link };
+                let link = DeviceLink { up: false, ..link };
                 assert!(devices.insert(name, device(link)).is_none(), "name taken");
             }
             Op::SetMtu(name, mtu) => devices.get_mut(&name).unwrap().link.mtu = mtu,
-            Op::SetMac(name, mac) => devices.get_mut(&name).unwrap().link.mac = mac,
+            Op::SetMac(name, mac) => devices.get_mut(&name).unwrap().link.mac = Some(mac),
             Op::SetUp(name) => devices.get_mut(&name).unwrap().link.up = true,
             Op::AddAddress(name, net) => {
                 devices.get_mut(&name).unwrap().addresses.insert(net);
@@ -161,10 +161,10 @@ fn mtu_and_mac_are_set_but_anything_else_makes_the_device_anew_with_its_peers() 
     let mut have = want.clone();
     let found = &mut have.devices.get_mut(&name(1)).unwrap().link;
     found.mtu = 1400;
-    found.mac = Mac([2; 6]);
+    found.mac = Some(Mac([2; 6]));
     let order: Vec<&str> = diff(&want, &have).iter().map(kind).collect();
     assert_eq!(order, ["mtu", "mac"]);
-    have.devices.get_mut(&name(1)).unwrap().link.vxlan.port = 4789;
+    have.devices.get_mut(&name(1)).unwrap().link = link(4789, 1450, 1, true);
     let plan = diff(&want, &have);
     let Op::DeleteDevice { why, .. } = &plan[0] else {
         panic!("{plan:?}");

@@ -1,0 +1,13 @@
+//! What a node publishes of its own beside its addresses: drawn once, remembered, and the same
+//! after a reboot, so that peers need not learn it anew.
+
+use kernel::Mac;
+
+use crate::family::ByFamily;
+
+/// Each backend reads its own part and leaves the rest empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// The addresses of the VTEPs.
+    pub macs: ByFamily<Mac>,
+}
