@@ -9,7 +9,7 @@
 //!  Netns: which network namespace a socket or a sysctl belongs to
 //! ```
 //!
-//! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`veth`],
+//! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`device`], [`veth`],
 //! [`bridge`], [`vxlan`], [`ifb`], [`address`], [`route`], [`neighbour`], [`fdb`], [`tc`]),
 //! [`netns`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon, `monitor`.
 //!
@@ -21,6 +21,7 @@ mod attribute;
 pub mod bridge;
 pub mod conntrack;
 mod describe;
+pub mod device;
 pub mod error;
 pub mod fdb;
 pub mod ifb;

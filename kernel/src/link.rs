@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
+    AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use nix::errno::Errno;
 
@@ -152,6 +152,15 @@ impl Change {
     /// `… group N`.
     pub fn group(self, group: u32) -> Change {
         self.attribute(LinkAttribute::Group(group))
+    }
+
+    /// The device announces its IPv4 addresses when it comes up (`net.ipv4.conf.DEV.arp_notify`).
+    /// A message of its own, before the one that brings it up: the kernel does flags first.
+    pub fn announcing(self) -> Change {
+        let mut settings = InetDevConf::default();
+        settings.arp_notify = 1;
+        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)]);
+        self.attribute(LinkAttribute::AfSpecUnspec(vec![inet]))
     }
 
     /// `… master BRIDGE`; 0 is `nomaster`.

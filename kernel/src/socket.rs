@@ -75,6 +75,12 @@ impl Socket {
         Raw::open(NETLINK_ROUTE).map(|raw| Socket { raw })
     }
 
+    /// The descriptor, for ioctls in the socket's namespace.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open for as long as the socket lives, which is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.raw.socket.as_raw_fd()) }
+    }
+
     /// Sends the requests together, in order, and returns an answer for each. A failed one does
     /// not stop those behind it: netlink batches are not atomic.
     pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<()>> {

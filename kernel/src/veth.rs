@@ -30,6 +30,10 @@ pub struct Veth<'a> {
     pub host_txqlen: Option<u32>,
 }
 
+/// All that a veth uses unless somebody asks for more. By itself the kernel makes one per CPU, and
+/// takes back all but the first with a wait for an RCU grace period.
+const ONE_QUEUE: [LinkAttribute; 2] = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+
 impl Veth<'_> {
     /// `ip link add HOST [master BRIDGE] up type veth peer name POD netns NS`. Fails if either
     /// name is taken. The pod's end stays down: it cannot be brought up before the pair is joined
@@ -39,12 +43,14 @@ impl Veth<'_> {
             LinkAttribute::IfName(self.pod_name.to_owned()),
             LinkAttribute::NetNsFd(self.pod_netns.as_raw_fd()),
         ];
+        peer.extend(ONE_QUEUE);
         peer.extend(self.mtu.map(LinkAttribute::Mtu));
         peer.extend(
             self.pod_mac
                 .map(|mac| LinkAttribute::Address(mac.0.to_vec())),
         );
         let mut host = vec![LinkAttribute::IfName(self.host_name.to_owned())];
+        host.extend(ONE_QUEUE);
         host.extend(self.mtu.map(LinkAttribute::Mtu));
         host.extend(
             self.host_mac

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use kernel::netns::NetnsError;
 use kernel::socket::Request;
-use kernel::{Mac, Netns, Socket, address, bridge, link, neighbour, nft, route, sysctl, veth};
+use kernel::{Mac, Netns, Socket, address, bridge, device, link, neighbour, nft, route, sysctl, veth};
 use nix::errno::Errno;
 
 use crate::attachment::{Attachment, CANDIDATES};
@@ -45,7 +45,8 @@ pub(crate) struct Made {
 #[derive(Debug, Default)]
 struct Progress {
     bridge: u32,
-    host: Option<link::Link>,
+    host_ifname: String,
+    host_mac: Option<Mac>,
     pod_mac: Option<Mac>,
 }
 
@@ -56,9 +57,10 @@ fn refused(error: impl Display) -> Error {
 impl Node {
     /// Opens the node.
     pub(crate) fn open() -> Result<Node, Error> {
+        let socket = Socket::open().map_err(refused)?;
         Ok(Node {
-            home: Netns::current().map_err(refused)?,
-            socket: Socket::open().map_err(refused)?,
+            home: Netns::of(&socket).map_err(refused)?,
+            socket,
         })
     }
 
@@ -76,17 +78,17 @@ impl Node {
 
     /// What the node has under a bridge's name, if anything.
     pub(crate) fn bridge(&mut self, name: &str) -> Result<Option<Present>, Error> {
-        let Some(link) = link::by_name(&mut self.socket, name).map_err(refused)? else {
+        let Some(device) = device::by_name(&self.socket, name).map_err(refused)? else {
             return Ok(None);
         };
         self.socket.strict_checks();
-        let addresses = address::dump(&mut self.socket, Some(link.ifindex)).map_err(refused)?;
+        let addresses = address::dump(&mut self.socket, Some(device.ifindex)).map_err(refused)?;
         Ok(Some(Present {
-            ifindex: link.ifindex,
-            kind: link.kind,
-            up: link.up,
-            promiscuous: link.promiscuous,
-            mac: link.mac,
+            ifindex: device.ifindex,
+            kind: device.driver,
+            up: device.up,
+            promiscuous: device.promiscuous,
+            mac: device.mac,
             addresses: addresses.into_iter().map(|address| address.net).collect(),
         }))
     }
@@ -108,12 +110,10 @@ impl Node {
                 return Err(error);
             }
         }
-        let bridge = link::by_name(&mut self.socket, bridge).map_err(refused)?;
-        let host = progress.host.ok_or_else(|| refused("no pair was made"))?;
         Ok(Made {
-            bridge_mac: bridge.and_then(|link| link.mac),
-            host_ifname: host.name,
-            host_mac: host.mac,
+            bridge_mac: device::mac(&self.socket, bridge).map_err(refused)?,
+            host_ifname: progress.host_ifname,
+            host_mac: progress.host_mac,
             pod_mac: progress.pod_mac.unwrap_or(Mac([0; 6])),
         })
     }
@@ -123,13 +123,11 @@ impl Node {
             Step::Bridge(bridge) => progress.bridge = self.ensure_bridge(bridge)?,
             Step::Forward { v6 } => forward(*v6)?,
             Step::Pair(pair) => {
-                progress.host = Some(self.make_pair(netns, pair, progress.bridge)?);
+                progress.host_ifname = self.make_pair(netns, pair, progress.bridge)?;
+                progress.host_mac = Some(pair.host_mac);
                 progress.pod_mac = Some(pair.pod_mac);
             }
-            Step::Sandbox(sandbox) => {
-                let ifindex = progress.host.as_ref().and_then(|host| host.lower);
-                self.fill_sandbox(netns, sandbox, ifindex.unwrap_or_default())?;
-            }
+            Step::Sandbox(sandbox) => self.fill_sandbox(netns, sandbox)?,
             Step::Masquerade {
                 attachment,
                 addresses,
@@ -180,9 +178,9 @@ impl Node {
     }
 
     fn new_bridge(&mut self, name: &str) -> Result<u32, Error> {
-        let link = link::by_name(&mut self.socket, name).map_err(refused)?;
-        match link.filter(|link| link.kind == "bridge") {
-            Some(link) => Ok(link.ifindex),
+        let device = device::by_name(&self.socket, name).map_err(refused)?;
+        match device.filter(|device| device.driver == "bridge") {
+            Some(device) => Ok(device.ifindex),
             None => {
                 let msg = format!("failed to create bridge {name:?}: no bridge has that name");
                 Err(Error::new(Code::Conflict, msg))
@@ -190,22 +188,22 @@ impl Node {
         }
     }
 
-    fn make_pair(&mut self, netns: &Netns, pair: &Pair, bridge: u32) -> Result<link::Link, Error> {
+    /// Makes the pair, and returns the name of the node's end. That one, being a port, hands all
+    /// it receives to the bridge: what it would do with router advertisements needs no setting.
+    fn make_pair(&mut self, netns: &Netns, pair: &Pair, bridge: u32) -> Result<String, Error> {
         let host_name = self.create_pair(netns, pair, bridge)?;
-        let _ = sysctl::write(&format!("net/ipv6/conf/{host_name}/accept_ra"), "0");
         let port = link::change(&host_name)
             .alias(&pair.attachment.alias())
             .port(pair.hairpin, pair.isolated);
         let mut requests = vec![port.request()];
         requests.extend(pair.forget.iter().map(|ip| neighbour::delete(bridge, *ip)));
-        let made = self.all(&requests).and_then(|()| {
-            let host = link::by_name(&mut self.socket, &host_name).map_err(refused)?;
-            host.ok_or_else(|| refused(format!("{host_name} is gone as soon as it was made")))
-        });
-        if made.is_err() {
-            let _ = self.delete_pair(&pair.attachment);
+        match self.all(&requests) {
+            Ok(()) => Ok(host_name),
+            Err(error) => {
+                let _ = self.delete_pair(&pair.attachment);
+                Err(error)
+            }
         }
-        made
     }
 
     /// Makes both ends with one message, under the first name that is free, and returns it.
@@ -247,7 +245,6 @@ impl Node {
         &mut self,
         netns: &Netns,
         sandbox: &Sandbox,
-        ifindex: u32,
     ) -> Result<(), Error> {
         let mut socket = netns
             .enter(&self.home, || {
@@ -255,6 +252,9 @@ impl Node {
                 Socket::open().map_err(refused)
             })
             .map_err(refused)??;
+        let ifname = &sandbox.ifname;
+        let ifindex = device::index(&socket, ifname).map_err(refused)?;
+        let ifindex = ifindex.ok_or_else(|| refused(format!("{ifname} left the sandbox")))?;
         let detected = |net: &IpNet| sandbox.detect_duplicates && net.addr().is_ipv6();
         let mut requests: Vec<Request> = (sandbox.addresses.iter())
             .map(|net| match detected(net) {
@@ -262,6 +262,7 @@ impl Node {
                 false => address::add(ifindex, *net),
             })
             .collect();
+        requests.push(link::change_index(ifindex).announcing().request());
         if sandbox.raise {
             requests.push(link::change_index(ifindex).up().request());
         }
@@ -284,7 +285,7 @@ impl Node {
         }));
         socket
             .apply_all(&requests)
-            .map_err(|error| refused(error).context(&format!("in the sandbox, {}", sandbox.ifname)))
+            .map_err(|error| refused(error).context(&format!("in the sandbox, {ifname}")))
     }
 
     /// Deletes the pair by its node's end, if that is this attachment's. Whether there was one.
@@ -373,7 +374,6 @@ fn sandbox_sysctls(sandbox: &Sandbox) -> Result<(), Error> {
     }
     let accept = if detect { "1" } else { "0" };
     let _ = sysctl::write(&format!("net/ipv6/conf/{ifname}/accept_dad"), accept);
-    let _ = sysctl::write(&format!("net/ipv4/conf/{ifname}/arp_notify"), "1");
     if !sandbox.addresses.iter().any(|net| net.addr().is_ipv6()) {
         return Ok(());
     }

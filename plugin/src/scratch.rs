@@ -26,14 +26,18 @@ impl Scratch {
         }
     }
 
-    /// Writes the rendered config. By rename: a torn one would make the Go plugins' DEL leave
-    /// everything behind.
+    /// Writes the rendered config. The place of one that is there is taken by rename: without it
+    /// the Go plugins' DEL would leave everything behind.
     pub(crate) fn write(&self, rendered: &Value) -> Result<(), Error> {
         let text = go_json::to_compact(rendered).expect("a value is always JSON");
-        let write = || {
-            let temporary = self.temporary();
-            write_new(&temporary, &text)?;
-            fs::rename(&temporary, &self.path)
+        let (mut new, mut anew) = (OpenOptions::new(), OpenOptions::new());
+        let mut write = || match write_to(&self.path, &text, new.create_new(true)) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let temporary = self.temporary();
+                write_to(&temporary, &text, anew.create(true).truncate(true))?;
+                fs::rename(&temporary, &self.path)
+            }
+            other => other,
         };
         write().map_err(|error| self.error("write", &error))
     }
@@ -87,16 +91,9 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let open = || {
-        let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(path)
-    };
+/// Writes to the file as the options open it, and makes the folder where it is missing.
+fn write_to(path: &Path, text: &str, options: &OpenOptions) -> io::Result<()> {
+    let open = || options.clone().write(true).mode(0o600).open(path);
     let mut file = match open() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let dir = path.parent().unwrap_or(Path::new("/"));

@@ -1,0 +1,137 @@
+//! A device by its name, as far as ioctls tell: a link message answers with hundreds of attributes
+//! and waits for rtnl, which is what a plugin that lives for a millisecond spends its time on.
+
+use std::ffi::c_int;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::libc::{self, ifreq};
+
+use crate::error::{Error, Result};
+use crate::mac::Mac;
+use crate::socket::Socket;
+
+mod ioctl {
+    #![allow(
+        missing_docs,
+        reason = "the macro makes public functions; what they do: netdevice(7)"
+    )]
+    use nix::libc::{self, ifreq};
+    nix::ioctl_readwrite_bad!(index, libc::SIOCGIFINDEX, ifreq);
+    nix::ioctl_readwrite_bad!(flags, libc::SIOCGIFFLAGS, ifreq);
+    nix::ioctl_readwrite_bad!(mtu, libc::SIOCGIFMTU, ifreq);
+    nix::ioctl_readwrite_bad!(hardware_address, libc::SIOCGIFHWADDR, ifreq);
+    nix::ioctl_readwrite_bad!(ethtool, libc::SIOCETHTOOL, ifreq);
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its number in its namespace.
+    pub ifindex: u32,
+    /// Its driver, as `ethtool -i` says it: `bridge`, `veth`, …; empty where it has none.
+    pub driver: String,
+    /// Administratively up.
+    pub up: bool,
+    /// Receives everything.
+    pub promiscuous: bool,
+    /// Bytes of payload of one frame.
+    pub mtu: u32,
+    /// None for devices without Ethernet addresses.
+    pub mac: Option<Mac>,
+}
+
+/// The device of that name in the socket's namespace; None if there is none.
+pub fn by_name(socket: &Socket, name: &str) -> Result<Option<Device>> {
+    let facts = || {
+        let flags = ask(socket, name, ioctl::flags)?;
+        // SAFETY: SIOCGIFFLAGS fills this member.
+        let flags = c_int::from(unsafe { flags.ifr_ifru.ifru_flags });
+        // SAFETY: SIOCGIFMTU fills this member.
+        let mtu = unsafe { ask(socket, name, ioctl::mtu)?.ifr_ifru.ifru_mtu };
+        Ok(Device {
+            ifindex: ask_index(socket, name)?,
+            driver: ask_driver(socket, name)?,
+            up: flags & libc::IFF_UP != 0,
+            promiscuous: flags & libc::IFF_PROMISC != 0,
+            mtu: mtu.unsigned_abs(),
+            mac: ask_mac(socket, name)?,
+        })
+    };
+    unless_missing(name, facts())
+}
+
+/// Its number in the socket's namespace; None if there is none of that name.
+pub fn index(socket: &Socket, name: &str) -> Result<Option<u32>> {
+    unless_missing(name, ask_index(socket, name))
+}
+
+/// Its hardware address; None if there is no such device, or it has no Ethernet address.
+pub fn mac(socket: &Socket, name: &str) -> Result<Option<Mac>> {
+    unless_missing(name, ask_mac(socket, name)).map(Option::flatten)
+}
+
+fn ask_index(socket: &Socket, name: &str) -> nix::Result<u32> {
+    let answer = ask(socket, name, ioctl::index)?;
+    // SAFETY: SIOCGIFINDEX fills this member.
+    Ok(unsafe { answer.ifr_ifru.ifru_ifindex }.unsigned_abs())
+}
+
+fn ask_mac(socket: &Socket, name: &str) -> nix::Result<Option<Mac>> {
+    let answer = ask(socket, name, ioctl::hardware_address)?;
+    // SAFETY: SIOCGIFHWADDR fills this member.
+    let address = unsafe { answer.ifr_ifru.ifru_hwaddr };
+    let bytes = address.sa_data.map(|c| c as u8);
+    Ok(match address.sa_family {
+        libc::ARPHRD_ETHER => Mac::from_slice(&bytes[..6]),
+        _ => None,
+    })
+}
+
+fn ask_driver(socket: &Socket, name: &str) -> nix::Result<String> {
+    // struct ethtool_drvinfo (linux/ethtool.h): the command, the driver's name in 32 bytes, more.
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    const DRIVER: std::ops::Range<usize> = 4..36;
+    let mut info = [0_u8; 196];
+    info[..4].copy_from_slice(&ETHTOOL_GDRVINFO.to_ne_bytes());
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_data = info.as_mut_ptr().cast();
+    // SAFETY: this one fills the structure that the request points to, which outlives it.
+    match unsafe { ioctl::ethtool(socket.fd().as_raw_fd(), &raw mut request) } {
+        Ok(_) => {
+            let name = info[DRIVER].split(|byte| *byte == 0).next();
+            Ok(String::from_utf8_lossy(name.unwrap_or_default()).into_owned())
+        }
+        Err(Errno::EOPNOTSUPP) => Ok(String::new()),
+        Err(errno) => Err(errno),
+    }
+}
+
+type Ask = unsafe fn(c_int, *mut ifreq) -> nix::Result<c_int>;
+
+fn ask(socket: &Socket, name: &str, ask: Ask) -> nix::Result<ifreq> {
+    let mut request = request(name)?;
+    // SAFETY: the request reads the name and writes one member of one ifreq, which outlives it.
+    unsafe { ask(socket.fd().as_raw_fd(), &raw mut request) }?;
+    Ok(request)
+}
+
+fn request(name: &str) -> nix::Result<ifreq> {
+    // SAFETY: an ifreq is plain old data, for which all zeroes is a value.
+    let mut request: ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(Errno::ENODEV);
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn unless_missing<T>(name: &str, answer: nix::Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Errno::ENODEV) => Ok(None),
+        Err(errno) => Err(Error::io(format!("look at the device {name}"), errno)),
+    }
+}
