@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
+    AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoKind, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage, State,
 };
 use nix::errno::Errno;
 

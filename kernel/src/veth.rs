@@ -32,7 +32,8 @@ pub struct Veth<'a> {
 
 /// All that a veth uses unless somebody asks for more. By itself the kernel makes one per CPU, and
 /// takes back all but the first with a wait for an RCU grace period.
-const ONE_QUEUE: [LinkAttribute; 2] = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+const ONE_QUEUE: [LinkAttribute; 2] =
+    [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
 
 impl Veth<'_> {
     /// `ip link add HOST [master BRIDGE] up type veth peer name POD netns NS`. Fails if either

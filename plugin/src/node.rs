@@ -7,7 +7,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use kernel::netns::NetnsError;
 use kernel::socket::Request;
-use kernel::{Mac, Netns, Socket, address, bridge, device, link, neighbour, nft, route, sysctl, veth};
+use kernel::{
+    Mac, Netns, Socket, address, bridge, device, link, neighbour, nft, route, sysctl, veth,
+};
 use nix::errno::Errno;
 
 use crate::attachment::{Attachment, CANDIDATES};
@@ -241,11 +243,7 @@ impl Node {
         Err(Error::new(Code::Conflict, msg))
     }
 
-    fn fill_sandbox(
-        &mut self,
-        netns: &Netns,
-        sandbox: &Sandbox,
-    ) -> Result<(), Error> {
+    fn fill_sandbox(&mut self, netns: &Netns, sandbox: &Sandbox) -> Result<(), Error> {
         let mut socket = netns
             .enter(&self.home, || {
                 sandbox_sysctls(sandbox)?;
