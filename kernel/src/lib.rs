@@ -25,6 +25,7 @@ pub mod device;
 pub mod error;
 pub mod fdb;
 pub mod ifb;
+pub mod leaving;
 pub mod link;
 pub mod mac;
 #[cfg(feature = "monitor")]

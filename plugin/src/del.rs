@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::net::IpAddr;
 
 use kernel::netns::NetnsError;
 use kernel::{Netns, Socket, address, link};
@@ -13,7 +14,7 @@ use serde_json::Value;
 use crate::attachment::Attachment;
 use crate::builtin;
 use crate::config::Header;
-use crate::config::flannel::{Dialect, ipam_data_dir, scratch_dir};
+use crate::config::flannel::{Dialect, ipam_data_dir, scratch_dir, subnet_file};
 use crate::error::{Code, Error};
 use crate::hostports;
 use crate::invocation::Container;
@@ -22,6 +23,7 @@ use crate::legacy_masquerade;
 use crate::masquerade::mark;
 use crate::node::{Node, delete_masquerade, host_netns};
 use crate::scratch::Scratch;
+use crate::sweeper::Sweeper;
 use crate::version::Version;
 
 /// Detaches the container.
@@ -58,7 +60,13 @@ pub(crate) fn del(
     let built_in = dialect != Dialect::Bridge;
     let ports = built_in.then(|| builtin::close_ports(&attachment));
     // The link first: an address must not be given to another pod while it is still in use.
-    let link = delete_link(&attachment, request, &owner, &stores, gone, stderr);
+    let sweeper = built_in.then(|| Sweeper::beside(&subnet_file(&header.config)));
+    let leave = sweeper.flatten().and_then(|sweeper| {
+        let held = stores.iter().map(|store| store.surely_held(&owner));
+        let addresses = held.collect::<Option<Vec<_>>>()?.concat();
+        (!addresses.is_empty()).then_some((sweeper, addresses))
+    });
+    let link = delete_link(&attachment, request, &owner, &stores, gone, leave, stderr);
     let is_ours = matches!(link, Ok(true));
     errors.extend(link.err());
     errors.extend(ports.and_then(Result::err));
@@ -99,10 +107,14 @@ fn delete_link(
     owner: &Owner<'_>,
     stores: &[Store],
     gone: bool,
+    leave: Option<(Sweeper, Vec<IpAddr>)>,
     stderr: &mut dyn Write,
 ) -> Result<bool, Error> {
     let mut node = Node::open()?;
-    let deleted = node.delete_pair(attachment)?;
+    let deleted = match leave {
+        Some((sweeper, addresses)) => node.dismiss_pair(attachment, &addresses, &sweeper)?,
+        None => node.delete_pair(attachment)?,
+    };
     let Some(path) = &request.netns else {
         return Ok(deleted);
     };

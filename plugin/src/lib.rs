@@ -9,6 +9,7 @@
 //!  pure: invocation cni_args config subnet_env ipam::{range, allocator} attachment plan
 //!        masquerade result
 //!  thin: network arrival scratch (files)  ipam::store (files, lock)  node (kernel)
+//!        sweeper (the daemon, which deletes what DEL only quiesces)
 //!  verbs: add del check status gc, and host_local for the program of that name
 //! ```
 //!
@@ -45,6 +46,7 @@ mod scratch;
 mod sha512;
 mod status;
 mod subnet_env;
+mod sweeper;
 mod tuning;
 mod version;
 mod xtables;

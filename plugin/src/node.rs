@@ -2,13 +2,14 @@
 //! errno means. Facts come from here, [`plan`](crate::plan)'s steps are done here.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use kernel::netns::NetnsError;
 use kernel::socket::Request;
 use kernel::{
-    Mac, Netns, Socket, address, bridge, device, link, neighbour, nft, route, sysctl, veth,
+    Mac, Netns, Socket, address, bridge, device, leaving, link, neighbour, nft, route, sysctl, veth,
 };
 use nix::errno::Errno;
 
@@ -16,6 +17,7 @@ use crate::attachment::{Attachment, CANDIDATES};
 use crate::error::{Code, Error};
 use crate::masquerade::{self, mark};
 use crate::plan::{BridgeStep, Pair, Present, Sandbox, Step, Undo};
+use crate::sweeper::Sweeper;
 
 /// How often, and how many times, addresses are looked at while duplicates are detected.
 const DETECTION_PAUSE: Duration = Duration::from_millis(50);
@@ -193,6 +195,7 @@ impl Node {
     /// Makes the pair, and returns the name of the node's end. That one, being a port, hands all
     /// it receives to the bridge: what it would do with router advertisements needs no setting.
     fn make_pair(&mut self, netns: &Netns, pair: &Pair, bridge: u32) -> Result<String, Error> {
+        self.await_leaving(&pair.forget)?;
         let host_name = self.create_pair(netns, pair, bridge)?;
         let port = link::change(&host_name)
             .alias(&pair.attachment.alias())
@@ -206,6 +209,17 @@ impl Node {
                 Err(error)
             }
         }
+    }
+
+    /// Where a pair that had one of the addresses is still leaving, sees it off.
+    fn await_leaving(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        for ip in addresses {
+            let left = device::index(&self.socket, &leaving::name(*ip)).map_err(refused)?;
+            if left.is_some() {
+                return self.all(&[leaving::delete_all()]);
+            }
+        }
+        Ok(())
     }
 
     /// Makes both ends with one message, under the first name that is free, and returns it.
@@ -222,7 +236,14 @@ impl Node {
                 master: Some(bridge),
                 host_txqlen: None,
             };
-            match self.socket.apply_all(&[veth.create()]) {
+            let mut made = self.socket.apply_all(&[veth.create()]);
+            let taken = made.as_ref().err().and_then(kernel::Error::errno) == Some(Errno::EEXIST);
+            if taken && candidate == 0 {
+                // The attachment's last pair may still be leaving.
+                self.all(&[leaving::delete_all()])?;
+                made = self.socket.apply_all(&[veth.create()]);
+            }
+            match made {
                 Ok(()) => return Ok(host_name),
                 Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                 Err(error) => return Err(refused(error)),
@@ -288,15 +309,44 @@ impl Node {
 
     /// Deletes the pair by its node's end, if that is this attachment's. Whether there was one.
     pub(crate) fn delete_pair(&mut self, attachment: &Attachment) -> Result<bool, Error> {
+        match self.pair_of(attachment)? {
+            Some(link) => self.all(&[link::delete_index(link.ifindex)]).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// As [`Node::delete_pair`], but leaves what takes long to the sweeper. Until then nothing goes
+    /// through the pair, and its addresses are not free.
+    pub(crate) fn dismiss_pair(
+        &mut self,
+        attachment: &Attachment,
+        addresses: &[IpAddr],
+        sweeper: &Sweeper,
+    ) -> Result<bool, Error> {
+        let Some(link) = self.pair_of(attachment)? else {
+            return Ok(false);
+        };
+        let quiet = |socket: &mut Socket| {
+            link.group != leaving::GROUP
+                && socket
+                    .apply_all(&leaving::leave(link.ifindex, addresses))
+                    .is_ok()
+        };
+        match quiet(&mut self.socket) && sweeper.call() {
+            true => Ok(true),
+            false => self.all(&[link::delete_index(link.ifindex)]).map(|()| true),
+        }
+    }
+
+    fn pair_of(&mut self, attachment: &Attachment) -> Result<Option<link::Link>, Error> {
         for candidate in 0..CANDIDATES {
             let name = attachment.host_ifname(candidate);
             let link = link::by_name(&mut self.socket, &name).map_err(refused)?;
             if let Some(link) = link.filter(|link| is_of(link, attachment)) {
-                self.all(&[link::delete_index(link.ifindex)])?;
-                return Ok(true);
+                return Ok(Some(link));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn all(&mut self, requests: &[Request]) -> Result<(), Error> {

@@ -11,7 +11,8 @@
 //!
 //! Beside the loop: `keeper` renews this node's lease, `health` answers probes, `persist` remembers
 //! what must survive a reboot. `subnet` decides which subnet to take, `net_conf` and `flags` read
-//! what people write, `masquerade` says which nftables rules there are, and `subnet_env` writes the
+//! what people write, `masquerade` says which nftables rules there are, `sweep` deletes the pods'
+//! interfaces that DEL has left to us, and `subnet_env` writes the
 //! file in which the CNI plugin finds all of it.
 
 mod apply;
@@ -36,6 +37,7 @@ pub mod store;
 pub mod subnet;
 pub mod subnet_env;
 pub mod subnets;
+mod sweep;
 pub mod tables;
 mod trouble;
 pub mod udp;

@@ -29,6 +29,7 @@ use crate::store::{Held, NodeFacts, Store, StoreError, doubt};
 use crate::subnet::Claim;
 use crate::subnet_env;
 use crate::subnets::Subnets;
+use crate::sweep;
 use crate::tables::Facts;
 use crate::underlay::{self, Underlay, Wish};
 
@@ -59,6 +60,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     if let Some(address) = flags.healthz {
         spawn_local(health::serve(address, ready.clone()));
     }
+    spawn_local(sweep::serve(flags.subnet_file.clone()));
     match &flags.store {
         StoreChoice::Folder => {
             let store = FileStore::new(&flags.store_dir, flags.lease_ttl, flags.store_resync);

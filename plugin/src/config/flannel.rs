@@ -37,8 +37,8 @@ const OWN_KEYS: [&str; 11] = [
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Raw {
+    // Read again by `subnet_file` and `scratch_dir`; here their types are checked.
     subnet_file: String,
-    // Read again by `scratch_dir`; here its type is checked.
     data_dir: String,
     delegate: Map<String, Value>,
     ipam: Map<String, Value>,
@@ -79,10 +79,7 @@ impl FlannelConfig {
             beside(config, &mut delegate);
         }
         Ok(FlannelConfig {
-            subnet_file: match raw.subnet_file.as_str() {
-                "" => SUBNET_FILE.into(),
-                path => path.into(),
-            },
+            subnet_file: subnet_file(config),
             scratch_dir: scratch_dir(config),
             delegate,
             ipam: raw.ipam,
@@ -157,6 +154,11 @@ impl FlannelConfig {
         ipam.insert("routes".into(), routes.into());
         Ok(Value::Object(ipam))
     }
+}
+
+/// Where a config says that `subnet.env` is, whatever else may be wrong with it.
+pub(crate) fn subnet_file(config: &Value) -> PathBuf {
+    dir(go_json::field(config, "subnetFile"), SUBNET_FILE)
 }
 
 /// Where a config's rendered ones are kept, whatever else may be wrong with it.

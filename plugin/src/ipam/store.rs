@@ -101,6 +101,20 @@ impl Store {
         Ok(self.held()?.iter().any(|(_, held)| held.is(owner)))
     }
 
+    /// What the owner holds, without reading a file: None where that needs one. An address more
+    /// may be among them.
+    pub(crate) fn surely_held(&self, owner: &Owner<'_>) -> Option<Vec<IpAddr>> {
+        let index = Index::of(&self.dir);
+        let whole = index.is_whole().unwrap_or(false);
+        whole.then(|| {
+            index
+                .names(owner)
+                .iter()
+                .flat_map(|name| name.parse())
+                .collect()
+        })
+    }
+
     /// Whether the owner is sure to hold nothing. Reads no file: where that needs one, it is not
     /// sure.
     pub(crate) fn surely_holds_nothing(&self, owner: &Owner<'_>) -> bool {
