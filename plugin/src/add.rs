@@ -1,4 +1,5 @@
-//! ADD: reservation → plan → kernel → result. Undone as a whole if any part fails.
+//! ADD: reservation → plan → kernel → result. Undone as a whole if any part fails. Where another
+//! plugin is asked for addresses, that happens between two halves of the plan.
 
 use std::fs;
 use std::time::Duration;
@@ -9,13 +10,15 @@ use crate::attachment::Attachment;
 use crate::builtin::{BuiltIn, Place};
 use crate::cni_args::CniArgs;
 use crate::config::Header;
-use crate::config::bridge::BridgeNetwork;
+use crate::config::bridge::{BridgeNetwork, Ipam};
 use crate::config::flannel::Dialect;
+use crate::delegate::main::Main;
+use crate::delegate::{self, Delegates};
 use crate::error::{Code, Error};
 use crate::invocation::Sandboxed;
 use crate::ipam::{self, Again, Boot, IpamError, Owner, Reservation, Store, resolv_conf};
-use crate::network::Network;
-use crate::node::{Made, Node};
+use crate::network::{Maker, Network};
+use crate::node::{Made, Node, Progress};
 use crate::plan::{self, Step};
 use crate::result::{AddResult, Dns, Interface, IpConfig};
 use crate::version::Version;
@@ -24,17 +27,33 @@ use crate::version::Version;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Attaches the container, and returns the document for stdout.
-pub(crate) fn add(header: &Header, request: &Sandboxed, dialect: Dialect) -> Result<String, Error> {
+pub(crate) fn add(
+    header: &Header,
+    request: &Sandboxed,
+    dialect: Dialect,
+    delegates: Delegates<'_>,
+) -> Result<String, Error> {
     let version = Version::of_config(&header.version)?;
     let args = CniArgs::parse(&request.args)?;
     let network = Network::load(header, version, dialect, &args, PATIENCE)?;
+    let bridge = match &network.maker {
+        Maker::Here(bridge) => bridge,
+        Maker::Delegate(kind) => {
+            let main = Main {
+                delegates,
+                kind,
+                config: &network.rendered,
+            };
+            return main.add(&network, request, version);
+        }
+    };
     let mut node = Node::open()?;
-    let adding = Adding {
+    let mut adding = Adding {
         request,
         attachment: Attachment::new(&header.name, &request.container_id, &request.ifname)?,
         netns: node.sandbox(&request.netns, request.netns_override)?,
-        dns: dns(&network.bridge)?,
-        bridge: &network.bridge,
+        dns: dns(bridge)?,
+        bridge: (**bridge).clone(),
         built_in: BuiltIn::parse(&header.config, dialect)?,
         version,
     };
@@ -44,8 +63,17 @@ pub(crate) fn add(header: &Header, request: &Sandboxed, dialect: Dialect) -> Res
     network.keep(&request.container_id)?;
     let boot = Boot::current()
         .map_err(|error| Error::new(Code::State, format!("read the boot ID: {error}")))?;
-    let Some(ipam) = &network.bridge.ipam else {
-        return adding.attach(&mut node, &[], &boot.id);
+    let ipam = match &bridge.ipam {
+        None => return adding.attach(&mut node, &[], &boot.id),
+        Some(Ipam::Other(kind)) => {
+            let ipam = delegate::ipam::Ipam {
+                delegates,
+                kind,
+                config: &network.rendered,
+            };
+            return adding.attach_and_ask(&mut node, &ipam, &boot.id);
+        }
+        Some(Ipam::HostLocal(ipam)) => ipam,
     };
     let owner = Owner {
         container_id: &request.container_id,
@@ -64,7 +92,7 @@ struct Adding<'a> {
     request: &'a Sandboxed,
     attachment: Attachment,
     netns: Netns,
-    bridge: &'a BridgeNetwork,
+    bridge: BridgeNetwork,
     built_in: BuiltIn,
     dns: Dns,
     version: Version,
@@ -74,17 +102,61 @@ impl Adding<'_> {
     /// Does to the kernel what the plan says; nothing of the pod's stays if it fails.
     fn attach(&self, node: &mut Node, ips: &[IpConfig], seed: &str) -> Result<String, Error> {
         let present = node.bridge(&self.bridge.bridge)?;
-        let steps = plan::add(self.bridge, &self.attachment, ips, present.as_ref(), seed)?;
-        let made = node.apply(&self.netns, &steps, &self.bridge.bridge)?;
-        self.complete(node, made, ips).inspect_err(|_| {
-            for undo in steps.iter().rev().filter_map(Step::undo) {
-                let _ = node.undo(&undo);
-            }
-        })
+        let steps = plan::add(&self.bridge, &self.attachment, ips, present.as_ref(), seed)?;
+        let mut progress = Progress::default();
+        node.apply(&self.netns, &steps, &mut progress)?;
+        self.complete(node, progress, ips)
+            .inspect_err(|_| undo(node, &steps))
+    }
+
+    /// The same where another plugin gives the addresses. It is asked when the interface is there,
+    /// and told that they are not needed after the interface is gone.
+    fn attach_and_ask(
+        &mut self,
+        node: &mut Node,
+        ipam: &delegate::ipam::Ipam<'_>,
+        seed: &str,
+    ) -> Result<String, Error> {
+        let present = node.bridge(&self.bridge.bridge)?;
+        let steps = plan::add_port(&self.bridge, &self.attachment, present.as_ref(), seed)?;
+        let mut progress = Progress::default();
+        node.apply(&self.netns, &steps, &mut progress)?;
+        let answer = ipam.add(self.version).inspect_err(|_| undo(node, &steps))?;
+        self.bridge.routes = answer.routes;
+        if self.bridge.dns.is_none() {
+            self.dns = answer.dns;
+        }
+        self.address(node, progress, &answer.ips, seed)
+            .inspect_err(|_| {
+                undo(node, &steps);
+                let _ = ipam.del();
+            })
+    }
+
+    /// The second half, with the addresses.
+    fn address(
+        &self,
+        node: &mut Node,
+        mut progress: Progress,
+        ips: &[IpConfig],
+        seed: &str,
+    ) -> Result<String, Error> {
+        let present = node.bridge(&self.bridge.bridge)?;
+        let (bridge, attachment) = (&self.bridge, &self.attachment);
+        let steps = plan::add_addresses(bridge, attachment, ips, present.as_ref(), seed)?;
+        node.apply(&self.netns, &steps, &mut progress)?;
+        self.complete(node, progress, ips)
+            .inspect_err(|_| undo(node, &steps))
     }
 
     /// Adds what is built in, and says what there is now.
-    fn complete(&self, node: &mut Node, made: Made, ips: &[IpConfig]) -> Result<String, Error> {
+    fn complete(
+        &self,
+        node: &mut Node,
+        progress: Progress,
+        ips: &[IpConfig],
+    ) -> Result<String, Error> {
+        let made = node.made(progress, &self.bridge.bridge)?;
         let place = Place {
             attachment: &self.attachment,
             bridge: &self.bridge.bridge,
@@ -114,7 +186,7 @@ impl Adding<'_> {
                 interface(&made.host_ifname, text(made.host_mac), ""),
                 interface(ifname, made.pod_mac.to_string(), netns),
             ],
-            routes: plan::routes(self.bridge, ips),
+            routes: plan::routes(&self.bridge, ips),
             ips: (ips.iter())
                 .map(|ip| IpConfig {
                     interface: Some(2),
@@ -126,11 +198,18 @@ impl Adding<'_> {
     }
 }
 
+fn undo(node: &mut Node, steps: &[Step]) {
+    for undo in steps.iter().rev().filter_map(Step::undo) {
+        // The first failure is the one to report; DEL will meet what is left.
+        let _ = node.undo(&undo);
+    }
+}
+
 fn dns(network: &BridgeNetwork) -> Result<Dns, Error> {
-    let resolv_conf = network
-        .ipam
-        .as_ref()
-        .and_then(|ipam| ipam.resolv_conf.as_ref());
+    let resolv_conf = match &network.ipam {
+        Some(Ipam::HostLocal(ipam)) => ipam.resolv_conf.as_ref(),
+        _ => None,
+    };
     match (&network.dns, resolv_conf) {
         (Some(dns), _) => Ok(dns.clone()),
         (None, None) => Ok(Dns::default()),

@@ -13,12 +13,14 @@ use crate::attachment::Attachment;
 use crate::builtin::{BuiltIn, Place};
 use crate::cni_args::CniArgs;
 use crate::config::Header;
-use crate::config::bridge::BridgeNetwork;
+use crate::config::bridge::{BridgeNetwork, Ipam};
 use crate::config::flannel::Dialect;
+use crate::delegate::main::Main;
+use crate::delegate::{self, Delegates};
 use crate::error::{Code, Error};
 use crate::invocation::Sandboxed;
 use crate::ipam::{Owner, Store};
-use crate::network::Network;
+use crate::network::{Maker, Network};
 use crate::node::Node;
 use crate::result::{AddResult, Interface};
 use crate::version::Version;
@@ -39,11 +41,28 @@ pub(crate) struct Facts {
 }
 
 /// Says what is wrong with the attachment, if anything.
-pub(crate) fn check(header: &Header, request: &Sandboxed, dialect: Dialect) -> Result<(), Error> {
+pub(crate) fn check(
+    header: &Header,
+    request: &Sandboxed,
+    dialect: Dialect,
+    delegates: Delegates<'_>,
+) -> Result<(), Error> {
     let version = Version::of_config_since(&header.version, "CHECK", Version::V0_4_0)?;
     let args = CniArgs::parse(&request.args)?;
     let previous = header.previous_result(version)?;
     let network = Network::load(header, version, dialect, &args, Duration::ZERO)?;
+    let config = &network.rendered;
+    let bridge = match &network.maker {
+        Maker::Here(bridge) => bridge,
+        Maker::Delegate(kind) => {
+            let main = Main {
+                delegates,
+                kind,
+                config,
+            };
+            return main.check(header);
+        }
+    };
     let built_in = BuiltIn::parse(&header.config, dialect)?;
     let mut node = Node::open()?;
     let netns = node.sandbox(&request.netns, request.netns_override)?;
@@ -51,28 +70,31 @@ pub(crate) fn check(header: &Header, request: &Sandboxed, dialect: Dialect) -> R
         container_id: &request.container_id,
         ifname: &request.ifname,
     };
-    if let Some(ipam) = &network.bridge.ipam
-        && !Store::new(&ipam.data_dir, &header.name).holds_any(&owner)?
-    {
-        return Err(failed(format!(
-            "host-local: Failed to find address added by container {}",
-            request.container_id
-        )));
+    match &bridge.ipam {
+        Some(Ipam::HostLocal(ipam))
+            if !Store::new(&ipam.data_dir, &header.name).holds_any(&owner)? =>
+        {
+            return Err(failed(format!(
+                "host-local: Failed to find address added by container {}",
+                request.container_id
+            )));
+        }
+        Some(Ipam::Other(kind)) => delegate::ipam::Ipam {
+            delegates,
+            kind,
+            config,
+        }
+        .check(header)?,
+        _ => {}
     }
-    let host = node_end(&previous, &network.bridge.bridge).map_or("", |host| &host.name);
-    let facts = facts(
-        &mut node,
-        &netns,
-        &network.bridge.bridge,
-        host,
-        &request.ifname,
-    )?;
-    if let Some(difference) = difference(&network.bridge, request, &previous, &facts) {
+    let host = node_end(&previous, &bridge.bridge).map_or("", |host| &host.name);
+    let facts = facts(&mut node, &netns, &bridge.bridge, host, &request.ifname)?;
+    if let Some(difference) = difference(bridge, request, &previous, &facts) {
         return Err(failed(difference));
     }
     let place = Place {
         attachment: &Attachment::new(&header.name, &request.container_id, &request.ifname)?,
-        bridge: &network.bridge.bridge,
+        bridge: &bridge.bridge,
         host_ifname: host,
         ips: &previous.ips,
     };

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use kernel::netns::NetnsError;
 use kernel::{Netns, Socket, address, link};
@@ -13,14 +14,18 @@ use serde_json::Value;
 
 use crate::attachment::Attachment;
 use crate::builtin;
+use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::flannel::{Dialect, ipam_data_dir, scratch_dir, subnet_file};
+use crate::delegate::main::Main;
+use crate::delegate::{self, Delegates};
 use crate::error::{Code, Error};
 use crate::hostports;
 use crate::invocation::Container;
 use crate::ipam::{Owner, Store};
 use crate::legacy_masquerade;
 use crate::masquerade::mark;
+use crate::network::Network;
 use crate::node::{Node, delete_masquerade, host_netns};
 use crate::scratch::Scratch;
 use crate::sweeper::Sweeper;
@@ -31,13 +36,33 @@ pub(crate) fn del(
     header: &Header,
     request: &Container,
     dialect: Dialect,
+    delegates: Delegates<'_>,
     stderr: &mut dyn Write,
 ) -> Result<(), Error> {
-    Version::of_config(&header.version)?;
+    let version = Version::of_config(&header.version)?;
     // In front of a bridge may be flannel's plugin, whose file that is.
     let scratch = (dialect != Dialect::Bridge)
         .then(|| Scratch::new(&scratch_dir(&header.config), &request.container_id));
     let rendered = scratch.as_ref().and_then(|s| s.read(&header.name));
+    let kept = scratch.as_ref().is_none_or(Scratch::exists);
+    // What other plugins are given: the config of ADD, or where another network of the container's
+    // has its file in that place, what would be rendered today.
+    let lost = kept && dialect != Dialect::Bridge && rendered.is_none();
+    let again = lost.then(|| rendered_again(header, version, dialect));
+    let config = rendered.as_ref().or(again.as_ref());
+    let config = config.unwrap_or(&header.config);
+    if let Some(kind) = delegate::main::kind_of(config)
+        && dialect != Dialect::Bridge
+        && kept
+    {
+        let main = Main {
+            delegates,
+            kind,
+            config,
+        };
+        main.del(request)?;
+        return scratch.map_or(Ok(()), |scratch| scratch.remove(&header.name));
+    }
     let stores = stores(header, rendered.as_ref());
     let owner = Owner {
         container_id: &request.container_id,
@@ -50,7 +75,6 @@ pub(crate) fn del(
     };
     // Runtimes repeat DEL. ADD, ours and that of the Go chain, keeps a scratch file from its
     // beginning to the end of DEL.
-    let kept = scratch.as_ref().is_none_or(Scratch::exists);
     let gone = !kept
         && stores
             .iter()
@@ -77,6 +101,14 @@ pub(crate) fn del(
         // The Go chain may have made the pod, with a portmap that is not in the list any more.
         errors.extend(hostports::delete_legacy(&attachment).err());
     }
+    if let Some(kind) = delegate::ipam::kind_of(config).filter(|_| kept) {
+        let ipam = delegate::ipam::Ipam {
+            delegates,
+            kind: &kind,
+            config,
+        };
+        errors.extend(ipam.del().err());
+    }
     let masquerades = rendered.and_then(|config| go_json::field(&config, "ipMasq")?.as_bool());
     if masquerades != Some(false) && !gone {
         errors.extend(delete_masquerade(&mark(&attachment), |_| false).err());
@@ -89,6 +121,26 @@ pub(crate) fn del(
         errors.extend(scratch.remove(&header.name).err());
     }
     Error::join(errors)
+}
+
+/// What would be rendered today. Where `subnet.env` is missing too, other plugins are given what the
+/// config itself says: few need more to delete.
+fn rendered_again(header: &Header, version: Version, dialect: Dialect) -> Value {
+    let args = CniArgs::default();
+    let network = Network::load(header, version, dialect, &args, Duration::ZERO);
+    network.map_or_else(|_| unrendered(header), |network| network.rendered)
+}
+
+fn unrendered(header: &Header) -> Value {
+    let mut config = header.config.clone();
+    if let Some(object) = config.as_object_mut() {
+        let delegate = go_json::field(&header.config, "delegate").and_then(Value::as_object);
+        let kind = delegate.and_then(|delegate| delegate.get("type"));
+        let kind = kind.cloned().unwrap_or_else(|| "bridge".into());
+        object.retain(|key, _| !key.eq_ignore_ascii_case("type"));
+        object.insert("type".into(), kind);
+    }
+    config
 }
 
 /// Where the attachment may hold addresses: by today's config, and by the one of its ADD.

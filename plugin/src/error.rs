@@ -8,36 +8,60 @@ use crate::version::Version;
 
 /// What a runtime can tell apart. 0–99 are the specification's, 100 and up are twill's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
 pub(crate) enum Code {
     /// The config's `cniVersion` is none of ours, or has not the verb.
-    IncompatibleVersion = 1,
+    IncompatibleVersion,
     /// A key that is known and cannot be honoured; the text has key and value.
-    UnsupportedField = 2,
+    UnsupportedField,
     /// The sandbox does not exist and nothing was done: no DEL is needed.
-    UnknownContainer = 3,
+    UnknownContainer,
     /// An environment variable is missing or invalid.
-    InvalidEnvironment = 4,
+    InvalidEnvironment,
     /// Reading the config failed.
-    Io = 5,
+    Io,
     /// The config is not JSON, or a field has the wrong type.
-    Decode = 6,
+    Decode,
     /// The config is readable and wrong.
-    InvalidConfig = 7,
+    InvalidConfig,
     /// CNI_NETNS is the node's own namespace (not in the specification; libcni's plugins use 8).
-    HostNetns = 8,
+    HostNetns,
     /// Not possible now, perhaps later: no subnet yet, no free address.
-    TryAgain = 11,
+    TryAgain,
     /// STATUS: ADD cannot be served.
-    CannotServe = 50,
+    CannotServe,
     /// The kernel refused an operation.
-    Kernel = 100,
+    Kernel,
     /// Something that is not ours stands in the way.
-    Conflict = 101,
+    Conflict,
     /// Files of the plugin's state cannot be read or written.
-    State = 102,
+    State,
     /// CHECK found a difference.
-    CheckFailed = 103,
+    CheckFailed,
+    /// What another plugin answered, which this one was asked to run.
+    Theirs(u32),
+}
+
+impl Code {
+    /// As it stands in the document.
+    const fn number(self) -> u32 {
+        match self {
+            Code::IncompatibleVersion => 1,
+            Code::UnsupportedField => 2,
+            Code::UnknownContainer => 3,
+            Code::InvalidEnvironment => 4,
+            Code::Io => 5,
+            Code::Decode => 6,
+            Code::InvalidConfig => 7,
+            Code::HostNetns => 8,
+            Code::TryAgain => 11,
+            Code::CannotServe => 50,
+            Code::Kernel => 100,
+            Code::Conflict => 101,
+            Code::State => 102,
+            Code::CheckFailed => 103,
+            Code::Theirs(number) => number,
+        }
+    }
 }
 
 /// An error as the runtime gets it.
@@ -93,7 +117,7 @@ impl Error {
     pub(crate) fn render(&self, version: Version) -> String {
         let mut document = json!({
             "cniVersion": version.as_str(),
-            "code": self.code as u32,
+            "code": self.code.number(),
             "msg": self.msg,
         });
         if !self.details.is_empty() {

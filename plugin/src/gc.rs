@@ -4,6 +4,7 @@
 //! reservations by their content. The bridge is everybody's and stays.
 
 use std::io::Write;
+use std::time::Duration;
 
 use kernel::link;
 use serde::Deserialize;
@@ -11,12 +12,17 @@ use serde_json::Value;
 
 use crate::attachment::Attachment;
 use crate::builtin;
+use crate::cni_args::CniArgs;
 use crate::config::Header;
-use crate::config::flannel::{ipam_data_dir, scratch_dir};
+use crate::config::bridge::Ipam;
+use crate::config::flannel::{Dialect, ipam_data_dir, scratch_dir};
+use crate::delegate::main::Main;
+use crate::delegate::{self, Delegates};
 use crate::error::{Code, Error};
 use crate::invocation::is_name;
 use crate::ipam::{Held, Store};
 use crate::masquerade::{mark, network_mark};
+use crate::network::{Maker, Network};
 use crate::node::{Node, delete_masquerade};
 use crate::scratch::Scratch;
 use crate::version::Version;
@@ -30,7 +36,12 @@ pub(crate) struct Valid {
 }
 
 /// Collects, and reports what failed at the end.
-pub(crate) fn gc(header: &Header, stderr: &mut dyn Write) -> Result<(), Error> {
+pub(crate) fn gc(
+    header: &Header,
+    dialect: Dialect,
+    delegates: Delegates<'_>,
+    stderr: &mut dyn Write,
+) -> Result<(), Error> {
     let Some(valid) = valid(header, stderr)? else {
         return Ok(());
     };
@@ -61,7 +72,37 @@ pub(crate) fn gc(header: &Header, stderr: &mut dyn Write) -> Result<(), Error> {
         }
         Err(error) => errors.push(error),
     }
+    errors.extend(hand_on(header, dialect, delegates).err());
     Error::join(errors)
+}
+
+/// Tells other plugins that the config delegates to.
+fn hand_on(header: &Header, dialect: Dialect, delegates: Delegates<'_>) -> Result<(), Error> {
+    let named = |config| delegate::main::named(config).or_else(|| delegate::ipam::kind_of(config));
+    if named(&header.config).is_none() {
+        return Ok(());
+    }
+    let version = Version::of_config(&header.version)?;
+    let args = CniArgs::default();
+    let network = Network::load(header, version, dialect, &args, Duration::ZERO)?;
+    let config = &network.rendered;
+    match &network.maker {
+        Maker::Delegate(kind) => Main {
+            delegates,
+            kind,
+            config,
+        }
+        .gc(header),
+        Maker::Here(bridge) => match &bridge.ipam {
+            Some(Ipam::Other(kind)) => delegate::ipam::Ipam {
+                delegates,
+                kind,
+                config,
+            }
+            .gc(header),
+            _ => Ok(()),
+        },
+    }
 }
 
 /// Releases the reservations of all others, and says whose they were.

@@ -16,8 +16,9 @@
 //! What is elsewhere chained behind is [`chained`] here, by its own names, and `builtin` where
 //! the network's own config asks for it: hostports, bandwidth, tuning.
 //!
-//! [`run`] is the whole program with its surroundings injected. It starts no thread and no other
-//! process. Whatever a killed ADD leaves, DEL finds by the names of its `attachment` alone.
+//! [`run`] is the whole program with its surroundings injected. It starts no thread, and no other
+//! process but the plugins that a config delegates to (`delegate`). Whatever a killed ADD leaves,
+//! DEL finds by the names of its `attachment` alone.
 
 mod add;
 mod address;
@@ -30,6 +31,7 @@ mod check;
 mod cni_args;
 mod config;
 mod del;
+mod delegate;
 mod error;
 mod gc;
 mod host_local;
@@ -58,6 +60,7 @@ use std::path::Path;
 use chained::Chained;
 use config::Header;
 use config::flannel::Dialect;
+use delegate::Delegates;
 use error::{Code, Error};
 use invocation::{Invocation, Verb};
 use ipam::Owner;
@@ -125,7 +128,7 @@ pub fn run(process: Process<'_>) -> i32 {
             note_trace(env, stderr);
             header(stdin).and_then(|header| {
                 version = Version::of_config(&header.version).unwrap_or(Version::LATEST);
-                dispatch(plugin, &header, &verb, stderr)
+                dispatch(plugin, &header, &verb, Delegates { env }, stderr)
             })
         }
     };
@@ -170,6 +173,7 @@ fn dispatch(
     plugin: Plugin,
     header: &Header,
     verb: &Verb,
+    delegates: Delegates<'_>,
     stderr: &mut dyn Write,
 ) -> Result<String, Error> {
     let silent = |done: Result<(), Error>| done.map(|()| String::new());
@@ -178,15 +182,19 @@ fn dispatch(
             let msg = format!("unknown CNI_COMMAND: {command}");
             Err(Error::new(Code::InvalidEnvironment, msg))
         }
-        (Plugin::Network(dialect), Verb::Add(request)) => add::add(header, request, dialect),
+        (Plugin::Network(dialect), Verb::Add(request)) => {
+            add::add(header, request, dialect, delegates)
+        }
         (Plugin::Network(dialect), Verb::Del(request)) => {
-            silent(del::del(header, request, dialect, stderr))
+            silent(del::del(header, request, dialect, delegates, stderr))
         }
         (Plugin::Network(dialect), Verb::Check(request)) => {
-            silent(check::check(header, request, dialect))
+            silent(check::check(header, request, dialect, delegates))
         }
-        (Plugin::Network(dialect), Verb::Status) => silent(status::status(header, dialect)),
-        (Plugin::Network(_), Verb::Gc) => silent(gc::gc(header, stderr)),
+        (Plugin::Network(dialect), Verb::Status) => {
+            silent(status::status(header, dialect, delegates))
+        }
+        (Plugin::Network(dialect), Verb::Gc) => silent(gc::gc(header, dialect, delegates, stderr)),
         (Plugin::HostLocal, Verb::Add(request)) => {
             let owner = owner(&request.container_id, &request.ifname);
             host_local::add(header, &owner, &request.args)

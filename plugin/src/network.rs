@@ -1,5 +1,5 @@
 //! A network on this node: of type `flannel` or `twill` the config, `subnet.env`, and the bridge that
-//! comes of both; of type `bridge` the config alone. Reads one file.
+//! comes of both, or another plugin's network; of type `bridge` the config alone. Reads one file.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::bridge::BridgeNetwork;
 use crate::config::flannel::{Dialect, FlannelConfig};
+use crate::delegate;
 use crate::error::{Code, Error};
 use crate::scratch::Scratch;
 use crate::subnet_env::SubnetEnv;
@@ -22,10 +23,19 @@ use crate::version::Version;
 pub(crate) struct Network {
     /// Where the rendered configs are kept; a network of type `bridge` has none.
     scratch_dir: Option<PathBuf>,
-    /// The bridge plugin's config, as flannel's plugin would hand it on.
+    /// The config that other plugins are given: of the main plugin, as flannel's would hand it on.
     pub(crate) rendered: Value,
-    /// The same, checked.
-    pub(crate) bridge: BridgeNetwork,
+    /// Who makes it.
+    pub(crate) maker: Maker,
+}
+
+/// Who makes a network's attachments.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Maker {
+    /// This plugin, by the rendered config.
+    Here(Box<BridgeNetwork>),
+    /// Another main plugin, by its type.
+    Delegate(String),
 }
 
 impl Network {
@@ -39,20 +49,27 @@ impl Network {
         patience: Duration,
     ) -> Result<Network, Error> {
         if dialect == Dialect::Bridge {
+            let bridge = BridgeNetwork::parse(header.config.clone(), version, args)?;
             return Ok(Network {
                 scratch_dir: None,
-                bridge: BridgeNetwork::parse(header.config.clone(), version, args)?,
-                rendered: Value::Null,
+                maker: Maker::Here(Box::new(bridge)),
+                rendered: header.config.clone(),
             });
         }
         let config = FlannelConfig::parse(&header.config, dialect)?;
         let env = subnet_env(&config, patience)?;
         let rendered = config.render(&header.name, &header.version, &env)?;
-        let bridge = BridgeNetwork::parse(rendered.clone(), version, args)?;
+        let maker = match delegate::main::kind_of(&rendered) {
+            Some(kind) => Maker::Delegate(kind.to_owned()),
+            None => {
+                let bridge = BridgeNetwork::parse(rendered.clone(), version, args)?;
+                Maker::Here(Box::new(bridge))
+            }
+        };
         Ok(Network {
             scratch_dir: Some(config.scratch_dir),
             rendered,
-            bridge,
+            maker,
         })
     }
 

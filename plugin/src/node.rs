@@ -47,7 +47,7 @@ pub(crate) struct Made {
 
 /// What the steps before have found out.
 #[derive(Debug, Default)]
-struct Progress {
+pub(crate) struct Progress {
     bridge: u32,
     host_ifname: String,
     host_mac: Option<Mac>,
@@ -102,11 +102,10 @@ impl Node {
         &mut self,
         netns: &Netns,
         steps: &[Step],
-        bridge: &str,
-    ) -> Result<Made, Error> {
-        let mut progress = Progress::default();
+        progress: &mut Progress,
+    ) -> Result<(), Error> {
         for (at, step) in steps.iter().enumerate() {
-            if let Err(error) = self.step(netns, step, &mut progress) {
+            if let Err(error) = self.step(netns, step, progress) {
                 for undo in steps[..at].iter().rev().filter_map(Step::undo) {
                     // The first failure is the one to report; DEL will meet what is left.
                     let _ = self.undo(&undo);
@@ -114,6 +113,11 @@ impl Node {
                 return Err(error);
             }
         }
+        Ok(())
+    }
+
+    /// What there is now that steps were done which end with a pair.
+    pub(crate) fn made(&self, progress: Progress, bridge: &str) -> Result<Made, Error> {
         Ok(Made {
             bridge_mac: device::mac(&self.socket, bridge).map_err(refused)?,
             host_ifname: progress.host_ifname,
@@ -132,6 +136,11 @@ impl Node {
                 progress.pod_mac = Some(pair.pod_mac);
             }
             Step::Sandbox(sandbox) => self.fill_sandbox(netns, sandbox)?,
+            Step::Forget(addresses) => {
+                let forget = addresses.iter();
+                let forget = forget.map(|ip| neighbour::delete(progress.bridge, *ip));
+                self.all(&forget.collect::<Vec<_>>())?;
+            }
             Step::Masquerade {
                 attachment,
                 addresses,

@@ -5,10 +5,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cni_args::CniArgs;
+use crate::delegate;
 use crate::error::{Code, Error};
 use crate::invocation;
 use crate::ipam::{self, IpamError, RawIpam, RawWishes};
-use crate::result::Dns;
+use crate::result::{Dns, Route};
 use crate::version::Version;
 
 /// The keys as they stand in a config.
@@ -122,16 +123,32 @@ pub(crate) struct BridgeNetwork {
     /// The pod's end is brought up.
     pub(crate) raise: bool,
     /// Where addresses come from; without it pods have none.
-    pub(crate) ipam: Option<ipam::Config>,
+    pub(crate) ipam: Option<Ipam>,
+    /// IPAM's routes. Another plugin's are known once it was asked.
+    pub(crate) routes: Vec<Route>,
+}
+
+/// Where addresses come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ipam {
+    /// Files of host-local's, which is built in.
+    HostLocal(ipam::Config),
+    /// Another plugin, by its type.
+    Other(String),
 }
 
 impl BridgeNetwork {
     /// Checks every key, and refuses what cannot be honoured.
     pub(crate) fn parse(
-        config: Value,
+        mut config: Value,
         version: Version,
         cni_args: &CniArgs,
     ) -> Result<BridgeNetwork, Error> {
+        let other_ipam = delegate::ipam::kind_of(&config);
+        if let (Some(_), Some(object)) = (&other_ipam, config.as_object_mut()) {
+            // Its keys are its own, even where they have the names of host-local's.
+            object.retain(|key, _| !key.eq_ignore_ascii_case("ipam"));
+        }
         let raw: Raw = go_json::from_value(config).map_err(|error| {
             Error::new(Code::Decode, format!("failed to load netconf: {error}"))
         })?;
@@ -184,17 +201,21 @@ impl BridgeNetwork {
             ipam::Config::validate(&raw.ipam, cni_args, &args, &runtime, version)
                 .map_err(|error: IpamError| invalid(error.to_string()))
         };
-        let ipam = match raw.ipam.kind.as_str() {
-            "" => None,
+        let ipam = match (other_ipam, raw.ipam.kind.as_str()) {
+            (None, "") => None,
             _ if raw.disable_container_interface => {
                 return Err(invalid(
                     "cannot use IPAM when DisableContainerInterface flag is set".into(),
                 ));
             }
-            _ => Some(validate()?),
+            (Some(kind), _) => Some(Ipam::Other(kind)),
+            (None, _) => Some(Ipam::HostLocal(validate()?)),
         };
-        let mut routes = ipam.iter().flat_map(|ipam| &ipam.routes);
-        if routes.any(|route| route.dst.is_none()) {
+        let routes = match &ipam {
+            Some(Ipam::HostLocal(ipam)) => ipam.routes.clone(),
+            _ => vec![],
+        };
+        if routes.iter().any(|route| route.dst.is_none()) {
             return Err(invalid("ipam.routes: a route without dst".into()));
         }
         Ok(BridgeNetwork {
@@ -215,13 +236,13 @@ impl BridgeNetwork {
             raise: !raw.disable_container_interface,
             dns: Some(raw.dns).filter(|dns| !dns.is_empty()),
             ipam,
+            routes,
         })
     }
 }
 
 /// Keys that twill knows and does not do: better no pod than one without what was asked for.
 fn unsupported(raw: &Raw) -> Result<(), Error> {
-    let kind = raw.ipam.kind.as_str();
     let backend = raw.ip_masq_backend.as_deref().filter(|_| raw.ip_masq);
     let asked = [
         (raw.vlan != 0, "vlan", raw.vlan.to_string()),
@@ -231,11 +252,6 @@ fn unsupported(raw: &Raw) -> Result<(), Error> {
             format!("{:?}", raw.vlan_trunk.len()),
         ),
         (raw.macspoofchk, "macspoofchk", "true".into()),
-        (
-            !["", "host-local"].contains(&kind),
-            "ipam.type",
-            format!("{kind:?}"),
-        ),
         (
             backend.is_some_and(|backend| backend != "nftables"),
             "ipMasqBackend",
@@ -303,11 +319,6 @@ mod tests {
             (json!({"mtu":99999999}), Code::InvalidConfig, "mtu"),
             (json!({"ipMasq":"true"}), Code::Decode, "ipMasq"),
             (json!({"ipam":"host-local"}), Code::Decode, "ipam"),
-            (
-                json!({"ipam":{"type":"dhcp"}}),
-                Code::UnsupportedField,
-                "ipam.type \"dhcp\"",
-            ),
             (
                 json!({"ipam":{"type":"host-local"}}),
                 Code::InvalidConfig,

@@ -105,12 +105,7 @@ impl FlannelConfig {
             }
         }
         match get(&bridge, "type") {
-            None => {}
-            Some(Value::String(kind)) if kind == "bridge" => {}
-            Some(Value::String(kind)) => {
-                let msg = format!("delegate.type {kind:?} is not supported");
-                return Err(Error::new(Code::UnsupportedField, msg));
-            }
+            None | Some(Value::String(_)) => {}
             Some(_) => {
                 return invalid(
                     "'delegate' dictionary, if present, must have (string) 'type' field".into(),
@@ -120,7 +115,9 @@ impl FlannelConfig {
         default(&mut bridge, "type", json!("bridge"));
         default(&mut bridge, "ipMasq", json!(!env.ip_masq));
         default(&mut bridge, "mtu", json!(env.mtu));
-        default(&mut bridge, "isGateway", json!(true));
+        if get(&bridge, "type").and_then(Value::as_str) == Some("bridge") {
+            default(&mut bridge, "isGateway", json!(true));
+        }
         bridge.insert("name".into(), json!(name));
         if !version.is_empty() {
             bridge.insert("cniVersion".into(), json!(version));
@@ -264,7 +261,6 @@ mod tests {
             (json!({"name":"x"}), Code::InvalidConfig),
             (json!({"ipam":{}}), Code::InvalidConfig),
             (json!({"type":3}), Code::InvalidConfig),
-            (json!({"type":"ptp"}), Code::UnsupportedField),
             (json!("x"), Code::Decode),
         ] {
             let error = render(json!({"delegate": delegate}), Dialect::Flannel).unwrap_err();

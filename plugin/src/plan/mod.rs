@@ -36,6 +36,8 @@ pub(crate) enum Step {
     Pair(Pair),
     /// See [`Sandbox`].
     Sandbox(Sandbox),
+    /// What the node remembers of who had the pod's addresses before is forgotten.
+    Forget(Vec<IpAddr>),
     /// What the pod sends out of its subnets is masqueraded.
     Masquerade {
         /// Whose rules these are.
@@ -95,7 +97,7 @@ impl Step {
         match self {
             Step::Pair(pair) => Some(Undo::DeletePair(pair.attachment.clone())),
             Step::Masquerade { attachment, .. } => Some(Undo::DeleteMasquerade(attachment.clone())),
-            Step::Bridge(_) | Step::Forward { .. } | Step::Sandbox(_) => None,
+            Step::Bridge(_) | Step::Forward { .. } | Step::Sandbox(_) | Step::Forget(_) => None,
         }
     }
 }
@@ -155,6 +157,36 @@ pub(crate) fn add(
             attachment: attachment.clone(),
             addresses,
         });
+    }
+    Ok(steps)
+}
+
+/// The steps of ADD before another plugin is asked for addresses, which may need the interface to
+/// be there (DHCP): the bridge and the pair.
+pub(crate) fn add_port(
+    network: &BridgeNetwork,
+    attachment: &Attachment,
+    present: Option<&Present>,
+    seed: &str,
+) -> Result<Vec<Step>, Error> {
+    let mut steps = add(network, attachment, &[], present, seed)?;
+    steps.retain(|step| matches!(step, Step::Bridge(_) | Step::Pair(_)));
+    Ok(steps)
+}
+
+/// The steps of ADD after [`add_port`], with what the plugin answered.
+pub(crate) fn add_addresses(
+    network: &BridgeNetwork,
+    attachment: &Attachment,
+    ips: &[IpConfig],
+    present: Option<&Present>,
+    seed: &str,
+) -> Result<Vec<Step>, Error> {
+    let mut steps = add(network, attachment, ips, present, seed)?;
+    for step in &mut steps {
+        if let Step::Pair(pair) = step {
+            *step = Step::Forget(std::mem::take(&mut pair.forget));
+        }
     }
     Ok(steps)
 }

@@ -11,8 +11,7 @@ use crate::result::{IpConfig, Route};
 /// The routes of the network as a result shows them: IPAM's, and for a default gateway one default
 /// route per family, unless IPAM has one with a gateway.
 pub(crate) fn routes(network: &BridgeNetwork, ips: &[IpConfig]) -> Vec<Route> {
-    let ipam = network.ipam.as_ref();
-    let mut routes = ipam.map(|ipam| ipam.routes.clone()).unwrap_or_default();
+    let mut routes = network.routes.clone();
     if network.gateway != Gateway::Default {
         return routes;
     }
