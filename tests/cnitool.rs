@@ -6,7 +6,7 @@ use anyhow::Result;
 use cni_test_harness::cluster::{Cluster, Member, Spec};
 use cni_test_harness::netns::{self, Netns};
 use cni_test_harness::process::{self, Output};
-use cni_test_harness::{skip_unless, tools};
+use cni_test_harness::{skip_unless, tools, wait};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -65,7 +65,10 @@ fn add_check_status_del_and_gc_through_libcni() -> Result<()> {
     assert_eq!(view.addresses_of("eth0")?, [address]);
     run("check")?;
     run("del")?;
-    assert_eq!(view.link_names()?, Vec::<String>::new());
+    // The daemon deletes what DEL has quiesced.
+    wait::until_true("the interface is gone", Duration::from_secs(5), || {
+        Ok(view.link_names()?.is_empty())
+    })?;
     run("del")?;
     // libcni's GC first deletes what it has cached, then tells the plugin that nothing is valid.
     run("add")?;
