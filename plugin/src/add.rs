@@ -16,10 +16,10 @@ use crate::delegate::main::Main;
 use crate::delegate::{self, Delegates};
 use crate::error::{Code, Error};
 use crate::invocation::Sandboxed;
-use crate::ipam::{self, Again, Boot, IpamError, Owner, Reservation, Store, resolv_conf};
+use crate::ipam::{self, Again, IpamError, Owner, Reservation, Store, resolv_conf};
 use crate::network::{Maker, Network};
 use crate::node::{Made, Node, Progress};
-use crate::plan::{self, Step};
+use crate::plan::{self, Present, Step};
 use crate::result::{AddResult, Dns, Interface, IpConfig};
 use crate::version::Version;
 
@@ -61,17 +61,15 @@ pub(crate) fn add(
     // From here on there is something to undo. The scratch file is left to DEL, which a failed ADD
     // is followed by: it may be an earlier ADD's of the same container.
     network.keep(&request.container_id)?;
-    let boot = Boot::current()
-        .map_err(|error| Error::new(Code::State, format!("read the boot ID: {error}")))?;
     let ipam = match &bridge.ipam {
-        None => return adding.attach(&mut node, &[], &boot.id),
+        None => return adding.attach(&mut node, &[]),
         Some(Ipam::Other(kind)) => {
             let ipam = delegate::ipam::Ipam {
                 delegates,
                 kind,
                 config: &network.rendered,
             };
-            return adding.attach_and_ask(&mut node, &ipam, &boot.id);
+            return adding.attach_and_ask(&mut node, &ipam);
         }
         Some(Ipam::HostLocal(ipam)) => ipam,
     };
@@ -80,8 +78,8 @@ pub(crate) fn add(
         ifname: &request.ifname,
     };
     let store = Store::new(&ipam.data_dir, &header.name);
-    let Reservation { ips, fresh } = ipam::reserve(&store, ipam, &owner, &boot, Again::Same)?;
-    adding.attach(&mut node, &ips, &boot.id).inspect_err(|_| {
+    let Reservation { ips, fresh } = ipam::reserve(&store, ipam, &owner, Again::Same)?;
+    adding.attach(&mut node, &ips).inspect_err(|_| {
         // What cannot be given back is still in the owner's name, and DEL finds it.
         let _ = store.give_back(fresh);
     })
@@ -100,8 +98,9 @@ struct Adding<'a> {
 
 impl Adding<'_> {
     /// Does to the kernel what the plan says; nothing of the pod's stays if it fails.
-    fn attach(&self, node: &mut Node, ips: &[IpConfig], seed: &str) -> Result<String, Error> {
+    fn attach(&self, node: &mut Node, ips: &[IpConfig]) -> Result<String, Error> {
         let present = node.bridge(&self.bridge.bridge)?;
+        let seed = &seed(present.as_ref())?;
         let steps = plan::add(&self.bridge, &self.attachment, ips, present.as_ref(), seed)?;
         let mut progress = Progress::default();
         node.apply(&self.netns, &steps, &mut progress)?;
@@ -115,9 +114,9 @@ impl Adding<'_> {
         &mut self,
         node: &mut Node,
         ipam: &delegate::ipam::Ipam<'_>,
-        seed: &str,
     ) -> Result<String, Error> {
         let present = node.bridge(&self.bridge.bridge)?;
+        let seed = &seed(present.as_ref())?;
         let steps = plan::add_port(&self.bridge, &self.attachment, present.as_ref(), seed)?;
         let mut progress = Progress::default();
         node.apply(&self.netns, &steps, &mut progress)?;
@@ -126,11 +125,10 @@ impl Adding<'_> {
         if self.bridge.dns.is_none() {
             self.dns = answer.dns;
         }
-        self.address(node, progress, &answer.ips, seed)
-            .inspect_err(|_| {
-                undo(node, &steps);
-                let _ = ipam.del();
-            })
+        self.address(node, progress, &answer.ips).inspect_err(|_| {
+            undo(node, &steps);
+            let _ = ipam.del();
+        })
     }
 
     /// The second half, with the addresses.
@@ -139,9 +137,9 @@ impl Adding<'_> {
         node: &mut Node,
         mut progress: Progress,
         ips: &[IpConfig],
-        seed: &str,
     ) -> Result<String, Error> {
         let present = node.bridge(&self.bridge.bridge)?;
+        let seed = &seed(present.as_ref())?;
         let (bridge, attachment) = (&self.bridge, &self.attachment);
         let steps = plan::add_addresses(bridge, attachment, ips, present.as_ref(), seed)?;
         node.apply(&self.netns, &steps, &mut progress)?;
@@ -202,6 +200,16 @@ fn undo(node: &mut Node, steps: &[Step]) {
     for undo in steps.iter().rev().filter_map(Step::undo) {
         // The first failure is the one to report; DEL will meet what is left.
         let _ = node.undo(&undo);
+    }
+}
+
+/// What makes a new bridge's hardware address another one than those on other nodes; nothing where
+/// there is a bridge.
+fn seed(present: Option<&Present>) -> Result<String, Error> {
+    match present {
+        Some(_) => Ok(String::new()),
+        None => kernel::sysctl::read("kernel/random/boot_id")
+            .map_err(|error| Error::new(Code::State, format!("read the boot ID: {error}"))),
     }
 }
 

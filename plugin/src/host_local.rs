@@ -9,7 +9,7 @@ use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::error::{Code, Error};
 use crate::gc;
-use crate::ipam::{self, Again, Boot, Owner, RawIpam, RawWishes, Store, resolv_conf};
+use crate::ipam::{self, Again, Owner, RawIpam, RawWishes, Store, resolv_conf};
 use crate::result::AddResult;
 use crate::version::Version;
 
@@ -42,10 +42,8 @@ pub(crate) fn add(header: &Header, owner: &Owner<'_>, args: &str) -> Result<Stri
         })?;
         result.dns = resolv_conf::parse(&text);
     }
-    let boot = Boot::current()
-        .map_err(|error| Error::new(Code::State, format!("read the boot ID: {error}")))?;
     let store = store(header, &config);
-    result.ips = ipam::reserve(&store, &config, owner, &boot, Again::Refuse)?.ips;
+    result.ips = ipam::reserve(&store, &config, owner, Again::Refuse)?.ips;
     result.render(version)
 }
 

@@ -152,7 +152,7 @@ fn read_state() -> BTreeMap<String, Entry> {
             let path = entry.path();
             let meta = entry.metadata().unwrap();
             let name = entry.file_name().into_string().unwrap();
-            if name == "boot_id" || name.ends_with(".owners") {
+            if name == "boot_id" {
                 continue;
             }
             let content = fs::read_to_string(&path).unwrap_or_default();

@@ -16,11 +16,16 @@ pub(crate) struct Boot {
 impl Boot {
     /// The one that is running.
     pub(crate) fn current() -> io::Result<Boot> {
-        let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
-        let since = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
         Ok(Boot {
             id: kernel::sysctl::read("kernel/random/boot_id")?,
-            started: now.tv_sec() - since.tv_sec(),
+            started: Boot::began()?,
         })
+    }
+
+    /// When this one began, in seconds since the epoch, by today's clock.
+    pub(crate) fn began() -> io::Result<i64> {
+        let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
+        let since = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
+        Ok(now.tv_sec() - since.tv_sec())
     }
 }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub(crate) use boot::Boot;
+use boot::Boot;
 pub(crate) use owner::{Held, Owner};
 use range::Range;
 pub(crate) use range::{RangeSet, RawRange};
@@ -219,11 +219,9 @@ pub(crate) fn reserve(
     store: &Store,
     config: &Config,
     owner: &Owner<'_>,
-    boot: &Boot,
     again: Again,
 ) -> Result<Reservation, IpamError> {
     let locked = store.lock()?;
-    locked.forget_earlier_boots(boot)?;
     locked.make_index()?;
     let held = locked.held_by(owner)?;
     let held = held.iter().filter_map(|(name, _)| name.parse().ok());

@@ -14,19 +14,21 @@ use std::path::{Path, PathBuf};
 
 use fs2::FileExt;
 
-use super::index::Index;
+use super::index::{self, Index};
 use super::{Boot, Held, IpamError, Owner};
 
 /// The reservations of one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Store {
     dir: PathBuf,
+    /// Where the index is.
+    links: PathBuf,
 }
 
 /// A store that nobody else changes meanwhile.
 #[derive(Debug)]
 pub(crate) struct Locked<'a> {
-    dir: &'a Path,
+    store: &'a Store,
     index: Index<'a>,
     /// The index is to be trusted, and is kept up with every change.
     whole: Cell<bool>,
@@ -39,8 +41,15 @@ impl Store {
     /// The store of a network; nothing is read or made yet. `network` is a valid network name,
     /// and so a file name.
     pub(crate) fn new(data_dir: &Path, network: &str) -> Store {
-        Store {
-            dir: data_dir.join(network),
+        let dir = data_dir.join(network);
+        let links = index::place_of(&dir);
+        Store { dir, links }
+    }
+
+    fn index(&self) -> Index<'_> {
+        Index {
+            folder: &self.dir,
+            links: &self.links,
         }
     }
 
@@ -61,8 +70,8 @@ impl Store {
         .map_err(IpamError::io("open lock", &path))?;
         FileExt::lock_exclusive(&file).map_err(IpamError::io("lock", &path))?;
         Ok(Locked {
-            dir: &self.dir,
-            index: Index::of(&self.dir),
+            store: self,
+            index: self.index(),
             whole: Cell::new(false),
             _lock: file,
         })
@@ -92,7 +101,7 @@ impl Store {
 
     /// Whether the owner holds any address.
     pub(crate) fn holds_any(&self, owner: &Owner<'_>) -> Result<bool, IpamError> {
-        let index = Index::of(&self.dir);
+        let index = self.index();
         let hinted = index.names(owner);
         let is = |name: &String| read_holder(&self.dir.join(name)).is_some_and(|h| h.is(owner));
         if index.is_whole().unwrap_or(false) && hinted.iter().any(is) {
@@ -104,7 +113,7 @@ impl Store {
     /// What the owner holds, without reading a file: None where that needs one. An address more
     /// may be among them.
     pub(crate) fn surely_held(&self, owner: &Owner<'_>) -> Option<Vec<IpAddr>> {
-        let index = Index::of(&self.dir);
+        let index = self.index();
         let whole = index.is_whole().unwrap_or(false);
         whole.then(|| {
             index
@@ -118,7 +127,7 @@ impl Store {
     /// Whether the owner is sure to hold nothing. Reads no file: where that needs one, it is not
     /// sure.
     pub(crate) fn surely_holds_nothing(&self, owner: &Owner<'_>) -> bool {
-        let index = Index::of(&self.dir);
+        let index = self.index();
         index.is_whole().unwrap_or(false) && index.names(owner).is_empty()
     }
 
@@ -128,7 +137,7 @@ impl Store {
     /// Runtimes repeat DEL: one that finds nothing reads no file and takes no lock, unless
     /// somebody else changed the folder.
     pub(crate) fn release(&self, owner: &Owner<'_>) -> Result<(), IpamError> {
-        let index = Index::of(&self.dir);
+        let index = self.index();
         match index.is_whole() {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Ok(true) if index.names(owner).is_empty() => return Ok(()),
@@ -203,11 +212,15 @@ impl Store {
 }
 
 impl Locked<'_> {
-    /// Makes the index whole if it is not: comes before every look at it and every change.
+    /// Makes the index whole if it is not, as it is at the first call after a boot: comes before
+    /// every look at it and every change.
     pub(crate) fn make_index(&self) -> Result<(), IpamError> {
         let whole = self.index.is_whole().unwrap_or(false) || {
+            if let Ok(boot) = Boot::current() {
+                self.forget_earlier_boots(&boot)?;
+            }
             self.remove_torn()?;
-            let held = self.store().held()?;
+            let held = self.store.held()?;
             let files = held.iter().map(|(name, held)| (name.as_str(), held));
             self.index.rebuild(files).is_ok()
         };
@@ -218,8 +231,8 @@ impl Locked<'_> {
     /// Removes reservations without content: whoever made them was killed before it wrote them, or
     /// it would still have the lock that we have.
     fn remove_torn(&self) -> Result<(), IpamError> {
-        for (name, ip) in self.store().files()? {
-            let path = self.dir.join(name);
+        for (name, ip) in self.store.files()? {
+            let path = self.store.dir.join(name);
             let empty = |meta: fs::Metadata| meta.is_file() && meta.len() == 0;
             if ip.is_some() && fs::symlink_metadata(&path).is_ok_and(empty) {
                 remove(&path)?;
@@ -231,9 +244,9 @@ impl Locked<'_> {
     /// The files that are the owner's, and those of its container as a whole.
     pub(crate) fn held_by(&self, owner: &Owner<'_>) -> Result<Vec<(String, Held)>, IpamError> {
         let mut found: Vec<(String, Held)> = match self.whole.get() {
-            false => self.store().held()?,
+            false => self.store.held()?,
             true => (self.index.names(owner).into_iter())
-                .filter_map(|name| Some((read_holder(&self.dir.join(&name))?, name)))
+                .filter_map(|name| Some((read_holder(&self.store.dir.join(&name))?, name)))
                 .map(|(held, name)| (name, held))
                 .collect(),
         };
@@ -241,14 +254,8 @@ impl Locked<'_> {
         Ok(found)
     }
 
-    fn store(&self) -> Store {
-        Store {
-            dir: self.dir.to_owned(),
-        }
-    }
-
     fn remove(&self, name: &str, held: &Held) -> Result<(), IpamError> {
-        remove(&self.dir.join(name))?;
+        remove(&self.store.dir.join(name))?;
         self.keep_up(|index| index.remove(held, name));
         Ok(())
     }
@@ -264,7 +271,7 @@ impl Locked<'_> {
     /// that was killed between making and writing it, and is free.
     pub(crate) fn take(&self, ip: IpAddr, owner: &Owner<'_>) -> Result<bool, IpamError> {
         let name = ip.to_string();
-        let path = self.dir.join(&name);
+        let path = self.store.dir.join(&name);
         let mut options = OpenOptions::new();
         options.write(true).mode(0o600);
         let file = match options.clone().create_new(true).open(&path) {
@@ -286,20 +293,20 @@ impl Locked<'_> {
     /// Gives back an address that was just taken.
     pub(crate) fn give_back(&self, ip: IpAddr) -> Result<(), IpamError> {
         let name = ip.to_string();
-        match read_holder(&self.dir.join(&name)) {
+        match read_holder(&self.store.dir.join(&name)) {
             Some(held) => self.remove(&name, &held),
-            None => remove(&self.dir.join(&name)),
+            None => remove(&self.store.dir.join(&name)),
         }
     }
 
     /// See [`Store::last_reserved`].
     pub(crate) fn last_reserved(&self, set: usize) -> Option<IpAddr> {
-        last_reserved(self.dir, set)
+        last_reserved(&self.store.dir, set)
     }
 
     /// Where the next search starts. A torn file only makes it start elsewhere.
     pub(crate) fn set_last_reserved(&self, set: usize, ip: IpAddr) -> Result<(), IpamError> {
-        let path = last_reserved_path(self.dir, set);
+        let path = last_reserved_path(&self.store.dir, set);
         overwrite(&path, &ip.to_string()).map_err(IpamError::io("write", &path))
     }
 
@@ -309,12 +316,12 @@ impl Locked<'_> {
     /// A folder without a boot ID is adopted as it is: host-local made it, perhaps just now. For
     /// the same reason only files older than this boot go, even where the ID is another one.
     pub(crate) fn forget_earlier_boots(&self, boot: &Boot) -> Result<(), IpamError> {
-        let path = self.dir.join(BOOT_ID);
+        let path = self.store.dir.join(BOOT_ID);
         match fs::read_to_string(&path) {
             Ok(stamp) if stamp.trim() == boot.id => return Ok(()),
             Ok(_) => {
-                for (name, ip) in self.store().files()? {
-                    let file = self.dir.join(name);
+                for (name, ip) in self.store.files()? {
+                    let file = self.store.dir.join(name);
                     let old = |meta: fs::Metadata| meta.mtime() < boot.started;
                     if ip.is_some() && fs::metadata(&file).is_ok_and(old) {
                         remove(&file)?;
@@ -413,7 +420,10 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path(), "net");
+        let store = Store {
+            dir: dir.path().join("net"),
+            links: dir.path().join("links"),
+        };
         store.lock().unwrap();
         (dir, store)
     }
@@ -499,8 +509,7 @@ mod tests {
     }
 
     fn link_count(store: &Store) -> usize {
-        let links = store.dir.with_file_name(".net.owners");
-        fs::read_dir(links).unwrap().count()
+        fs::read_dir(&store.links).unwrap().count()
     }
 
     #[test]
@@ -534,9 +543,9 @@ mod tests {
             ..OWNER
         };
         reserve(&store, "10.1.2.3", &other);
-        assert!(Index::of(&store.dir).is_whole().unwrap());
+        assert!(store.index().is_whole().unwrap());
         put(&store, "10.1.2.4", "abc\r\neth0");
-        assert!(!Index::of(&store.dir).is_whole().unwrap());
+        assert!(!store.index().is_whole().unwrap());
         store.release(&OWNER).unwrap();
         assert_eq!(store.addresses().unwrap(), [ip("10.1.2.3")]);
         fs::remove_file(store.dir.join("10.1.2.3")).unwrap();
@@ -549,7 +558,7 @@ mod tests {
     fn without_its_links_the_index_is_made_anew() {
         let (_dir, store) = store();
         reserve(&store, "10.1.2.3", &OWNER);
-        fs::remove_dir_all(store.dir.with_file_name(".net.owners")).unwrap();
+        fs::remove_dir_all(&store.links).unwrap();
         store.release(&OWNER).unwrap();
         assert_eq!(store.addresses().unwrap(), [] as [IpAddr; 0]);
     }
@@ -572,6 +581,20 @@ mod tests {
         assert_eq!(store.addresses().unwrap().len(), 1, "the same boot");
         locked.forget_earlier_boots(&boot("two", i64::MAX)).unwrap();
         assert_eq!(store.addresses().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn the_first_call_after_a_boot_looks_for_what_an_earlier_one_left() {
+        let (_dir, store) = store();
+        put(&store, BOOT_ID, "earlier");
+        put(&store, "10.1.2.3", "def\r\neth0");
+        let old = File::options().write(true).open(store.dir.join("10.1.2.3"));
+        let epoch = std::time::SystemTime::UNIX_EPOCH;
+        old.unwrap().set_modified(epoch).unwrap();
+        put(&store, "10.1.2.4", "def\r\neth0");
+        reserve(&store, "10.1.2.5", &OWNER);
+        assert!(store.is_free(ip("10.1.2.3")));
+        assert!(!store.is_free(ip("10.1.2.4")), "made since");
     }
 
     #[test]
