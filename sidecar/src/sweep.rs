@@ -15,8 +15,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-/// How long calls gather. A pair is gone some 20 ms later.
-const GATHER: Duration = Duration::from_millis(20);
+/// How long calls gather. The pairs are gone some 20 ms later, in which other DELs wait.
+const GATHER: Duration = Duration::from_millis(40);
 /// Before the socket is opened again.
 const RETRY: Duration = Duration::from_secs(30);
 
