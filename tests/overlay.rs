@@ -1,5 +1,5 @@
-//! The main job: a pod on one node reaches a pod on another over VXLAN, through exactly the
-//! entries that flannel would make.
+//! The main job: a pod on one node reaches a pod on another over VXLAN, through the entries that
+//! flannel would make; only the routes' metric is twilld's own.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use cni_test_harness::cluster::{Cluster, Spec};
 use cni_test_harness::observe::Family;
 use cni_test_harness::pod::Pod;
 use cni_test_harness::underlay::Shape;
+use ipnet::IpNet;
 
 const REPLY: Duration = Duration::from_secs(2);
 
@@ -68,7 +69,12 @@ fn a_peer_is_one_route_one_neighbour_and_one_fdb_entry() -> Result<()> {
     let route = route.expect("a route to the peer's subnet");
     assert_eq!((&*route.via, &*route.dev), (&*peer_ip, "flannel.1"));
     assert_eq!(route.flags, ["onlink"]);
-    assert_eq!((&*route.protocol, route.metric), ("boot", 0));
+    // The metric is the subnet's number among those of its size.
+    let IpNet::V4(v4) = base else {
+        panic!("{base} is IPv4");
+    };
+    let metric = u64::from(v4.network().to_bits() >> (32 - v4.prefix_len()));
+    assert_eq!((&*route.protocol, route.metric), ("boot", metric));
 
     let neighbours = view.neighbours("flannel.1")?;
     assert_eq!(neighbours.len(), 1, "{neighbours:?}");

@@ -35,6 +35,9 @@ pub fn dump(socket: &mut Socket, ifindex: Option<u32>) -> Result<Vec<FdbEntry>> 
     all.header.family = AddressFamily::Bridge;
     all.header.ifindex = ifindex.unwrap_or(0);
     socket.dump(RouteNetlinkMessage::GetNeighbour(all), |message| {
+        let RouteNetlinkMessage::NewNeighbour(message) = message else {
+            return None;
+        };
         parse(message).filter(|entry| ifindex.is_none_or(|i| i == entry.ifindex))
     })
 }
@@ -70,10 +73,7 @@ fn message(ifindex: u32, mac: Mac) -> NeighbourMessage {
     entry
 }
 
-fn parse(message: RouteNetlinkMessage) -> Option<FdbEntry> {
-    let RouteNetlinkMessage::NewNeighbour(message) = message else {
-        return None;
-    };
+pub(crate) fn parse(message: NeighbourMessage) -> Option<FdbEntry> {
     if !message.header.flags.contains(NeighbourFlags::Own) {
         return None;
     }

@@ -1,137 +1,239 @@
-//! Notifications: what changed in the kernel since one last asked.
+//! Notifications: what others changed in the kernel.
 //!
 //! They only say where to look again. What is there now is dumped: a notification may be lost
-//! (ENOBUFS), and then everything counts as changed.
+//! (ENOBUFS), and then everything counts as changed. What our own requests changed in routes,
+//! neighbours and rules is left out: the kernel marks it with the number of our socket.
 
-use std::collections::BTreeSet;
+use std::io;
 
-use futures_util::{FutureExt, StreamExt};
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::NetfilterMessage;
-use netlink_packet_route::RouteNetlinkMessage as M;
-use netlink_packet_route::route::RouteAttribute;
-use netlink_proto::sys::protocols::NETLINK_NETFILTER;
-use netlink_proto::sys::{AsyncSocket, TokioSocket};
-use rtnetlink::MulticastGroup;
+use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as M};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use nix::errno::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
+use crate::attribute::find;
 use crate::error::{Error, Result};
+use crate::fdb::{self, FdbEntry};
+use crate::neighbour::{self, Neighbour};
+use crate::route::{self, Route};
+use crate::socket::{self, Answer, HEADER};
+use crate::{Socket, nft};
 
+/// Multicast groups of the routing family (`RTNLGRP_…`): link, neighbour, and addresses and routes
+/// of both families.
+const ROUTING_GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
 /// The multicast group of nftables' changes (`NFNLGRP_NFTABLES`).
 const NFNLGRP_NFTABLES: u32 = 7;
+/// The subsystem in the upper byte of a netfilter message's type (`NFNL_SUBSYS_NFTABLES`).
+const NFNL_SUBSYS_NFTABLES: u8 = 10;
+const NETFILTER_HEADER: usize = 4;
+const NFT_MSG_DELTABLE: u8 = 2;
+const NFT_MSG_NEWCHAIN: u8 = 3;
+const NFT_MSG_DELCHAIN: u8 = 5;
+const NFT_MSG_NEWGEN: u8 = 15;
+/// Every object's attribute that names its table (`NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, …).
+const NFTA_TABLE: u16 = 1;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELNEIGH: u16 = 29;
+/// What the kernel may keep for us while we are busy: some thousand notifications.
+const RECEIVE_BUFFER: usize = 1024 * 1024;
+const READ: usize = 32 * 1024;
 
-/// What changed, by table and device.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Changes {
-    /// Devices that came, went or changed.
-    pub links: BTreeSet<u32>,
-    /// Devices whose addresses changed.
-    pub addresses: BTreeSet<u32>,
-    /// Devices that routes lead out of; 0 for a route without one (multipath, blackhole).
-    pub routes: BTreeSet<u32>,
-    /// Devices whose neighbours or forwarding entries changed.
-    pub neighbours: BTreeSet<u32>,
-    /// Something in nftables.
-    pub nftables: bool,
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A device came, went or changed.
+    Link {
+        /// Its number.
+        ifindex: u32,
+        /// Its name.
+        name: String,
+    },
+    /// An address of this device came or went.
+    Address(u32),
+    /// A route came, went or was replaced; `None` for one that is not unicast.
+    Route {
+        /// Whether it went.
+        gone: bool,
+        /// The route.
+        route: Option<Route>,
+    },
+    /// A neighbour came, went or changed.
+    Neighbour {
+        /// Whether it went.
+        gone: bool,
+        /// The entry.
+        entry: Neighbour,
+    },
+    /// A forwarding entry of a device's own came, went or changed.
+    Fdb {
+        /// Whether it went.
+        gone: bool,
+        /// The entry.
+        entry: FdbEntry,
+    },
+    /// Something in a table of nftables.
+    Nftables {
+        /// The table's name.
+        table: String,
+        /// Whether it was a chain or the whole table.
+        chain: bool,
+    },
     /// Notifications were lost: look at everything.
-    pub lost: bool,
+    Lost,
 }
 
-type Stream<T> = futures_util::stream::BoxStream<'static, NetlinkMessage<T>>;
-
 /// A subscription, in the network namespace of the thread that opened it.
+#[derive(Debug)]
 pub struct Monitor {
-    routing: Stream<M>,
-    nftables: Stream<NetfilterMessage>,
+    routing: AsyncFd<netlink_sys::Socket>,
+    nftables: AsyncFd<netlink_sys::Socket>,
+    /// The sockets whose changes are our own.
+    own: (u32, u32),
+    buffer: Vec<u8>,
 }
 
 impl Monitor {
-    /// Subscribes. Must be called within a tokio runtime, which drives the sockets.
-    pub fn open() -> Result<Monitor> {
-        let (connection, _, routing) = rtnetlink::new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Neigh,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-        ])
-        .map_err(|error| Error::io("subscribe to link, address and route changes", error))?;
-        tokio::spawn(connection);
+    /// Subscribes. What is changed through the given sockets is not reported, links and addresses
+    /// excepted. Must be called within a tokio runtime.
+    pub fn open(routing: &Socket, nftables: &nft::Socket) -> Result<Monitor> {
+        let failed = |error| Error::io("subscribe to the kernel's changes", error);
+        let own = (
+            routing.port().map_err(failed)?,
+            nftables.port().map_err(failed)?,
+        );
         Ok(Monitor {
-            routing: routing.map(|(message, _)| message).boxed(),
-            nftables: nftables_changes()?,
+            routing: subscribe(NETLINK_ROUTE, &ROUTING_GROUPS).map_err(failed)?,
+            nftables: subscribe(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map_err(failed)?,
+            own,
+            buffer: Vec::new(),
         })
     }
 
-    /// Waits for a change, then takes all that came with it. None if the subscription ended, which
-    /// loses changes: subscribe anew and look at everything.
-    pub async fn changes(&mut self) -> Option<Changes> {
-        let mut changes = Changes::default();
-        tokio::select! {
-            message = self.routing.next() => changes.take_routing(message?),
-            message = self.nftables.next() => changes.take_nftables(message?),
-        }
-        while let Some(message) = self.routing.next().now_or_never() {
-            changes.take_routing(message?);
-        }
-        while let Some(message) = self.nftables.next().now_or_never() {
-            changes.take_nftables(message?);
-        }
-        Some(changes)
+    /// Waits until something has changed; [`Monitor::drain`] says what. It may be given up at any
+    /// time.
+    pub async fn changed(&self) -> Result<()> {
+        let ready = tokio::select! {
+            ready = self.routing.readable() => ready,
+            ready = self.nftables.readable() => ready,
+        };
+        // What comes from now on makes it ready again, and what is there `drain` takes.
+        ready
+            .map(|mut ready| ready.clear_ready())
+            .map_err(failed_to_read)
+    }
+
+    /// Hands over what has changed, without waiting for more.
+    pub fn drain(&mut self, mut take: impl FnMut(Change)) -> Result<()> {
+        let (routing, nftables) = self.own;
+        let buffer = &mut self.buffer;
+        read_all(&self.routing, buffer, &mut take, |message| {
+            routing_change(message, routing)
+        })?;
+        read_all(&self.nftables, buffer, &mut take, |message| {
+            nftables_change(message, nftables)
+        })
     }
 }
 
-fn nftables_changes() -> Result<Stream<NetfilterMessage>> {
-    let failed = |error| Error::io("subscribe to nftables changes", error);
-    let (mut connection, _, messages) = netlink_proto::new_connection_with_socket::<
-        NetfilterMessage,
-        TokioSocket,
-    >(NETLINK_NETFILTER)
-    .map_err(failed)?;
-    let socket = connection.socket_mut().socket_mut();
+fn failed_to_read(error: io::Error) -> Error {
+    Error::io("read the kernel's notifications", error)
+}
+
+fn subscribe(protocol: isize, groups: &[u32]) -> io::Result<AsyncFd<netlink_sys::Socket>> {
+    let mut opened = netlink_sys::Socket::new(protocol)?;
+    opened.set_non_blocking(true)?;
+    socket::receive_buffer(&opened, RECEIVE_BUFFER);
     // The kernel passes over sockets without a port number of their own.
-    socket.bind_auto().map_err(failed)?;
-    socket.add_membership(NFNLGRP_NFTABLES).map_err(failed)?;
-    tokio::spawn(connection);
-    Ok(messages.map(|(message, _)| message).boxed())
+    opened.bind_auto()?;
+    for group in groups {
+        opened.add_membership(*group)?;
+    }
+    // SAFETY: the socket owns its descriptor, always names the same one, and closes it only when it
+    // is dropped, which is with the `AsyncFd` that it is moved into.
+    let registered = unsafe { AsyncFd::register_with_interest(opened, Interest::READABLE) };
+    registered.map_err(io::Error::from)
 }
 
-impl Changes {
-    fn take_routing(&mut self, message: NetlinkMessage<M>) {
-        match message.payload {
-            NetlinkPayload::InnerMessage(inner) => self.take(&inner),
-            NetlinkPayload::Overrun(_) => self.lost = true,
-            _ => {}
+fn read_all(
+    socket: &AsyncFd<netlink_sys::Socket>,
+    buffer: &mut Vec<u8>,
+    take: &mut impl FnMut(Change),
+    change: impl Fn(&Answer<'_>) -> Option<Change>,
+) -> Result<()> {
+    loop {
+        buffer.clear();
+        buffer.reserve(READ);
+        let Err(error) = socket.get_ref().recv(buffer, 0) else {
+            let messages = socket::messages(buffer);
+            messages
+                .filter_map(|message| change(&message))
+                .for_each(&mut *take);
+            continue;
+        };
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EAGAIN) => return Ok(()),
+            Some(Errno::EINTR) => {}
+            Some(Errno::ENOBUFS) => take(Change::Lost),
+            _ => return Err(failed_to_read(error)),
         }
     }
+}
 
-    fn take_nftables(&mut self, message: NetlinkMessage<NetfilterMessage>) {
-        self.nftables = true;
-        self.lost |= matches!(message.payload, NetlinkPayload::Overrun(_));
+fn routing_change(message: &Answer<'_>, own: u32) -> Option<Change> {
+    if message.port == own && (RTM_NEWROUTE..=RTM_DELNEIGH).contains(&message.kind) {
+        return None;
     }
-
-    fn take(&mut self, message: &M) {
-        match message {
-            M::NewLink(link) | M::DelLink(link) => {
-                self.links.insert(link.header.index);
-            }
-            M::NewAddress(address) | M::DelAddress(address) => {
-                self.addresses.insert(address.header.index);
-            }
-            M::NewNeighbour(entry) | M::DelNeighbour(entry) => {
-                self.neighbours.insert(entry.header.ifindex);
-            }
-            M::NewRoute(route) | M::DelRoute(route) => {
-                let device = route
-                    .attributes
-                    .iter()
-                    .find_map(|attribute| match attribute {
-                        RouteAttribute::Oif(index) => Some(*index),
-                        _ => None,
-                    });
-                self.routes.insert(device.unwrap_or(0));
-            }
-            _ => {}
+    // What cannot be decoded is newer than our crates, so not ours.
+    match socket::decode(message.bytes).ok()? {
+        M::NewLink(link) | M::DelLink(link) => {
+            let name = link.attributes.into_iter().find_map(|a| match a {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            });
+            let (ifindex, name) = (link.header.index, name.unwrap_or_default());
+            Some(Change::Link { ifindex, name })
         }
+        M::NewAddress(address) | M::DelAddress(address) => {
+            Some(Change::Address(address.header.index))
+        }
+        M::NewRoute(route) => route_change(route, false),
+        M::DelRoute(route) => route_change(route, true),
+        M::NewNeighbour(entry) => neighbour_change(entry, false),
+        M::DelNeighbour(entry) => neighbour_change(entry, true),
+        _ => None,
     }
+}
+
+fn route_change(message: RouteMessage, gone: bool) -> Option<Change> {
+    (!route::is_cloned(&message)).then(|| Change::Route {
+        gone,
+        route: route::parse(message),
+    })
+}
+
+fn neighbour_change(message: NeighbourMessage, gone: bool) -> Option<Change> {
+    match message.header.family {
+        AddressFamily::Bridge => fdb::parse(message).map(|entry| Change::Fdb { gone, entry }),
+        _ => neighbour::parse(message).map(|entry| Change::Neighbour { gone, entry }),
+    }
+}
+
+fn nftables_change(message: &Answer<'_>, own: u32) -> Option<Change> {
+    let [kind, subsystem] = message.kind.to_ne_bytes();
+    // A generation comes behind every transaction, and names nothing.
+    if message.port == own || subsystem != NFNL_SUBSYS_NFTABLES || kind == NFT_MSG_NEWGEN {
+        return None;
+    }
+    let attributes = message.bytes.get(HEADER + NETFILTER_HEADER..)?;
+    let name = find(attributes, NFTA_TABLE)?;
+    let name = name.strip_suffix(&[0]).unwrap_or(name);
+    Some(Change::Nftables {
+        table: String::from_utf8_lossy(name).into_owned(),
+        chain: [NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_DELCHAIN].contains(&kind),
+    })
 }

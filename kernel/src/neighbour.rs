@@ -30,7 +30,13 @@ pub struct Neighbour {
 /// `ip neigh show`, both families, without what the kernel keeps for multicast (NOARP).
 pub fn dump(socket: &mut Socket) -> Result<Vec<Neighbour>> {
     let all = NeighbourMessage::default();
-    socket.dump(RouteNetlinkMessage::GetNeighbour(all), parse)
+    socket.dump(
+        RouteNetlinkMessage::GetNeighbour(all),
+        |message| match message {
+            RouteNetlinkMessage::NewNeighbour(message) => parse(message),
+            _ => None,
+        },
+    )
 }
 
 /// `ip neigh replace IP lladdr MAC dev DEV nud permanent`. Idempotent.
@@ -66,10 +72,7 @@ fn message(ifindex: u32, ip: IpAddr) -> NeighbourMessage {
     entry
 }
 
-fn parse(message: RouteNetlinkMessage) -> Option<Neighbour> {
-    let RouteNetlinkMessage::NewNeighbour(message) = message else {
-        return None;
-    };
+pub(crate) fn parse(message: NeighbourMessage) -> Option<Neighbour> {
     if message.header.state == NeighbourState::Noarp {
         return None;
     }

@@ -74,9 +74,13 @@ pub fn dump(socket: &mut Socket, v6: bool) -> Result<Vec<Route>> {
     } else {
         AddressFamily::Inet
     };
-    socket.dump(RouteNetlinkMessage::GetRoute(all), |message| {
-        Some(message).filter(|m| !is_cloned(m)).and_then(parse)
-    })
+    socket.dump(
+        RouteNetlinkMessage::GetRoute(all),
+        |message| match message {
+            RouteNetlinkMessage::NewRoute(message) if !is_cloned(&message) => parse(message),
+            _ => None,
+        },
+    )
 }
 
 /// `ip route get IP`: the route a packet would take. None if there is none.
@@ -91,7 +95,10 @@ pub fn towards(socket: &mut Socket, ip: IpAddr) -> Result<Option<Route>> {
         Err(error) if error.errno() == Some(Errno::ENETUNREACH) => return Ok(None),
         answer => answer?,
     };
-    Ok(answer.and_then(parse))
+    Ok(match answer {
+        Some(RouteNetlinkMessage::NewRoute(message)) => parse(message),
+        _ => None,
+    })
 }
 
 /// `ip route replace …`: idempotent; replaces a route to the same destination with the same
@@ -162,17 +169,11 @@ fn message(route: &Route) -> RouteMessage {
 }
 
 /// An entry of the cache rather than of a table. The answer to [`towards`] is marked so as well.
-fn is_cloned(message: &RouteNetlinkMessage) -> bool {
-    match message {
-        RouteNetlinkMessage::NewRoute(route) => route.header.flags.contains(RouteFlags::Cloned),
-        _ => false,
-    }
+pub(crate) fn is_cloned(message: &RouteMessage) -> bool {
+    message.header.flags.contains(RouteFlags::Cloned)
 }
 
-fn parse(message: RouteNetlinkMessage) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(message) = message else {
-        return None;
-    };
+pub(crate) fn parse(message: RouteMessage) -> Option<Route> {
     let header = &message.header;
     if header.kind != RouteType::Unicast {
         return None;

@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Messages per send. Each failed one is answered while the send lasts, so that the answers of
 /// a whole batch must fit into the socket's receive buffer.
-const BATCH: usize = 128;
+pub const BATCH: usize = 128;
 /// Bytes per send: the kernel takes a send as one buffer, bounded by the socket's send buffer.
 const BATCH_BYTES: usize = 64 * 1024;
 /// How often a dump that others disturbed is repeated.
@@ -35,7 +35,7 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 
 /// One change for [`Socket::apply`].
 #[derive(Debug, Clone)]
@@ -144,6 +144,12 @@ impl Socket {
         self.raw.dump(&message, describe, keep)
     }
 
+    /// See [`Raw::port`].
+    #[cfg(feature = "monitor")]
+    pub(crate) fn port(&self) -> std::io::Result<u32> {
+        self.raw.port()
+    }
+
     /// Lets the kernel filter dumps by what the request's header says (ifindex, table), since
     /// Linux 4.20. Older ones send everything, and callers filter anyway.
     pub fn strict_checks(&mut self) {
@@ -184,18 +190,22 @@ pub(crate) struct Raw {
 }
 
 /// One message of an answer, still undecoded.
-struct Answer<'a> {
-    kind: u16,
+pub(crate) struct Answer<'a> {
+    pub(crate) kind: u16,
     flags: u16,
     sequence: u32,
+    /// The socket that asked for it; 0 for what the kernel does by itself.
+    pub(crate) port: u32,
     /// With its header.
-    bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
 }
 
 impl Raw {
     pub(crate) fn open(family: isize) -> Result<Raw> {
         let op = || format!("open netlink socket of family {family}");
-        let socket = netlink_sys::Socket::new(family).map_err(|e| Error::io(op(), e))?;
+        let mut socket = netlink_sys::Socket::new(family).map_err(|e| Error::io(op(), e))?;
+        // Otherwise it gets its number with the first request only.
+        socket.bind_auto().map_err(|e| Error::io(op(), e))?;
         // Without a text for a refusal we still work, so old kernels may lack these.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
@@ -208,6 +218,14 @@ impl Raw {
             sequence: 0,
             buffer: Vec::new(),
         })
+    }
+
+    /// The number by which the kernel knows this socket in notifications.
+    #[cfg(feature = "monitor")]
+    pub(crate) fn port(&self) -> std::io::Result<u32> {
+        let mut address = netlink_sys::SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
     }
 
     fn next_sequence(&mut self) -> u32 {
@@ -446,6 +464,25 @@ impl Raw {
     }
 }
 
+/// The messages of one read.
+#[cfg(feature = "monitor")]
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+    std::iter::from_fn(move || {
+        let (message, rest) = split(bytes)?;
+        bytes = rest;
+        Some(message)
+    })
+}
+
+/// How much the kernel may keep for a socket, beyond the machine's limit where we may.
+#[cfg(feature = "monitor")]
+pub(crate) fn receive_buffer(socket: &netlink_sys::Socket, bytes: usize) {
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed.
+    let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    // With less of it notifications are lost sooner, which is noticed.
+    let _ = setsockopt(&fd, sockopt::RcvBufForce, &bytes);
+}
+
 fn split(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
     let header = bytes.get(..HEADER)?;
     let length = u32_at(header, 0) as usize;
@@ -454,6 +491,7 @@ fn split(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
         kind: u16_at(header, 4),
         flags: u16_at(header, 6),
         sequence: u32_at(header, 8),
+        port: u32_at(header, 12),
         bytes: message,
     };
     let next = length.max(HEADER).next_multiple_of(4);
@@ -498,7 +536,7 @@ fn text_attribute(mut attributes: &[u8], wanted: u16) -> Option<String> {
     }
 }
 
-fn decode<I: NetlinkDeserializable>(bytes: &[u8]) -> std::result::Result<I, Failure> {
+pub(crate) fn decode<I: NetlinkDeserializable>(bytes: &[u8]) -> std::result::Result<I, Failure> {
     let message = NetlinkMessage::<I>::deserialize(bytes)
         .map_err(|error| Failure::Decode(error.to_string()))?;
     match message.payload {

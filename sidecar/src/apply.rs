@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use kernel::monitor::Monitor;
 use kernel::nft;
 use kernel::route::{PROTOCOL_BOOT, Route};
 use kernel::{Mac, Request, Socket, address, fdb, link, neighbour, route, sysctl};
@@ -19,6 +20,9 @@ pub(crate) struct Kernel {
     routing: Socket,
     nftables: nft::Socket,
 }
+
+/// Of a longer plan the single changes are not told.
+const TOLD: usize = 100;
 
 /// An operation that failed. The others went on.
 #[derive(Debug)]
@@ -66,15 +70,26 @@ impl Kernel {
         route::towards(&mut self.routing, ip)
     }
 
-    /// Makes the changes in order. What fails is handed back; the next round tries again.
-    pub(crate) fn apply(&mut self, plan: &Plan, facts: &Facts) -> Vec<Failure> {
+    /// A subscription to what others than us change.
+    pub(crate) fn monitor(&self) -> kernel::Result<Monitor> {
+        Monitor::open(&self.routing, &self.nftables)
+    }
+
+    /// Makes the changes in order. What fails is handed back; the next round tries again. `between`
+    /// is called now and then.
+    pub(crate) fn apply(
+        &mut self,
+        plan: &Plan,
+        facts: &Facts,
+        mut between: impl FnMut(),
+    ) -> Vec<Failure> {
         let mut indexes: BTreeMap<&str, u32> = facts
             .links
             .iter()
             .map(|link| (link.name.as_str(), link.ifindex))
             .collect();
         let mut failures = Vec::new();
-        let mut batch = Vec::new();
+        let mut rest = Vec::with_capacity(plan.len());
         tell(plan);
         for op in plan {
             match op {
@@ -93,11 +108,16 @@ impl Kernel {
                         Err(error) => failures.push(Failure(error)),
                     }
                 }
-                other => batch.extend(request(other, &indexes)),
+                other => rest.push(other),
             }
         }
-        let answers = self.routing.apply(&batch);
-        failures.extend(answers.into_iter().filter_map(|a| a.err()).map(Failure));
+        // A few at a time, for a message takes many times the room of what it says.
+        for some in rest.chunks(kernel::socket::BATCH) {
+            let batch: Vec<_> = some.iter().filter_map(|op| request(op, &indexes)).collect();
+            let answers = self.routing.apply(&batch);
+            failures.extend(answers.into_iter().filter_map(|a| a.err()).map(Failure));
+            between();
+        }
         failures
     }
 
@@ -148,7 +168,8 @@ fn tell(plan: &Plan) {
             }
             Op::SetMtu(device, mtu) => info!(%device, mtu, "MTU is put right"),
             Op::SetMac(device, mac) => info!(%device, %mac, "MAC address is put right"),
-            other => debug!(?other, "change"),
+            other if plan.len() <= TOLD => debug!(?other, "change"),
+            _ => {}
         }
     }
 }

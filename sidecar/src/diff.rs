@@ -189,4 +189,4 @@ fn shown<T: fmt::Display>(value: Option<T>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

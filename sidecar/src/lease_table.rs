@@ -16,19 +16,46 @@ pub struct LeaseTable {
 }
 
 impl LeaseTable {
-    /// Takes an event in.
-    pub fn fold(&mut self, event: LeaseEvent) {
+    /// Takes an event in. Whether it told anything new.
+    pub fn fold(&mut self, event: LeaseEvent) -> bool {
         match event {
             LeaseEvent::Snapshot(records) => {
-                *self = Self::default();
-                for record in records {
-                    self.put(record);
-                }
-                self.complete = true;
+                let mut told = Self::of(records);
+                told.complete = true;
+                let new = told != *self;
+                *self = told;
+                new
             }
-            LeaseEvent::Put(record) => self.put(record),
-            LeaseEvent::Removed(name) => self.remove(&name),
+            LeaseEvent::Put(record) => {
+                let content = record.content.as_ref();
+                let content = content.map(|(subnets, lease)| (subnets, lease));
+                let new = self.content(&record.name) != Some(content);
+                self.put(record);
+                new
+            }
+            LeaseEvent::Removed(name) => {
+                let new = self.content(&name).is_some();
+                self.remove(&name);
+                new
+            }
         }
+    }
+
+    /// A table of these entries alone, which no snapshot has completed.
+    pub fn of(records: impl IntoIterator<Item = Record>) -> Self {
+        let mut table = Self::default();
+        records.into_iter().for_each(|record| table.put(record));
+        table
+    }
+
+    /// The entry of this name.
+    pub fn record(&self, name: &str) -> Option<Record> {
+        let content = match self.content(name)? {
+            Ok((subnets, lease)) => Ok((*subnets, lease.clone())),
+            Err(reason) => Err(reason.clone()),
+        };
+        let name = name.into();
+        Some(Record { name, content })
     }
 
     fn put(&mut self, Record { name, content }: Record) {
@@ -48,6 +75,14 @@ impl LeaseTable {
         if let Ok(subnets) = name.parse() {
             self.leases.remove(&subnets);
         }
+    }
+
+    fn content(&self, name: &str) -> Option<Result<(&Subnets, &Lease), &String>> {
+        if let Some(reason) = self.skipped.get(name) {
+            return Some(Err(reason));
+        }
+        let subnets = name.parse().ok()?;
+        self.leases.get_key_value(&subnets).map(Ok)
     }
 
     /// Whether a snapshot has been seen. Before that, what is missing may be there.

@@ -9,6 +9,9 @@
 //!                        reconcile: the one loop     run: the one wiring
 //! ```
 //!
+//! Of that a round does everything, a step only what one lease changes (`wanted`, `standing`);
+//! `concern` says which of the kernel's notifications make a round necessary.
+//!
 //! Beside the loop: `keeper` renews this node's lease, `health` answers probes, `persist` remembers
 //! what must survive a reboot. `subnet` decides which subnet to take, `net_conf` and `flags` read
 //! what people write, `masquerade` says which nftables rules there are, `sweep` deletes the pods'
@@ -18,8 +21,10 @@
 mod apply;
 mod atomic_file;
 pub mod backend;
+mod concern;
 pub mod desired;
 pub mod diff;
+mod due;
 pub mod family;
 pub mod flags;
 mod health;
@@ -33,6 +38,7 @@ pub mod persist;
 mod prepare;
 mod reconcile;
 mod run;
+pub mod standing;
 pub mod store;
 pub mod subnet;
 pub mod subnet_env;
@@ -42,5 +48,6 @@ pub mod tables;
 mod trouble;
 pub mod udp;
 pub mod underlay;
+pub mod wanted;
 
 pub use run::run;

@@ -1,22 +1,28 @@
 //! The one loop: whatever happens only wakes it; then it looks at everything that is there, computes
-//! everything that should be, and changes the difference.
+//! everything that should be, and changes the difference. That is a round.
+//!
+//! Between rounds a lease that has nothing to do with others is a step: its few entries are changed
+//! without a look at the rest ([`crate::standing`]). What others change in the kernel makes a round
+//! only where it contradicts what should be there ([`crate::concern`]).
 //!
 //! Nothing is touched before the store has given a complete snapshot. What fails is kept, told
 //! once, and tried again with the next round.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kernel::monitor::{Changes, Monitor};
+use kernel::monitor::Monitor;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::apply::{self, Kernel};
 use crate::backend::Identity;
+use crate::concern::{Concern, Interest};
 use crate::desired::desired;
-use crate::diff::diff;
+use crate::diff::{Plan, diff};
+use crate::due::Due;
 use crate::family::{ByFamily, Family};
 use crate::health::Readiness;
 use crate::keeper::Wish as KeeperWish;
@@ -25,19 +31,26 @@ use crate::lease_table::LeaseTable;
 use crate::masquerade::{Masquerade, Rules};
 use crate::net_conf::NetConf;
 use crate::peers::Node;
+use crate::standing::Decided;
 use crate::store::LeaseEvent;
 use crate::subnet_env::SubnetEnv;
-use crate::tables::{DeviceName, Facts, observe};
+use crate::tables::{DeviceName, Facts, Tables, observe};
 use crate::trouble::Troubles;
 use crate::underlay::{self, Underlay, Wish};
+use crate::wanted::{Step, Wanted};
 use crate::{atomic_file, subnets::Subnets};
 
 /// How often everything is looked at though nothing seems to have happened.
 const RESYNC: Duration = Duration::from_secs(30);
+/// … but no more than this part of the time is spent on it, and this is seldom enough.
+const RESYNC_SHARE: u32 = 2000;
+const RESYNC_LONGEST: Duration = Duration::from_secs(10 * 60);
 /// The first wait after a failure; it doubles up to [`RESYNC`].
 const RETRY: Duration = Duration::from_millis(500);
 /// How long to wait before a subscription that ended is opened again.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
+/// How often the number of peers is told while it changes all the time.
+const TELL: Duration = Duration::from_secs(1);
 
 /// What does not change while the daemon runs.
 #[derive(Debug)]
@@ -65,12 +78,16 @@ pub(crate) struct Reconciler {
     kernel: Kernel,
     underlay: Underlay,
     lease: Lease,
-    table: LeaseTable,
+    wanted: Wanted,
     keeper: mpsc::Sender<KeeperWish>,
     ready: Readiness,
-    /// The devices whose changes concern us, and those that we know not to be ours.
-    ours: BTreeSet<u32>,
-    others: BTreeSet<u32>,
+    /// What the last round saw, without what is ours.
+    facts: Facts,
+    /// Our devices by number, as the last round saw them.
+    devices: BTreeMap<u32, DeviceName>,
+    /// We have no underlay now.
+    adrift: bool,
+    due: Due,
     /// What the store said about our own lease when the keeper was last asked to look.
     own_entry: Option<Lease>,
     skipped: Troubles,
@@ -78,6 +95,7 @@ pub(crate) struct Reconciler {
     /// Chains of others that drop what we accept.
     drops: Troubles,
     in_sync: Option<(usize, usize)>,
+    tell_not_before: Instant,
     retry: Duration,
 }
 
@@ -97,15 +115,18 @@ impl Reconciler {
             kernel,
             underlay,
             lease,
-            table: LeaseTable::default(),
+            wanted: Wanted::default(),
             keeper,
             ready,
-            ours: BTreeSet::new(),
-            others: BTreeSet::new(),
+            facts: Facts::default(),
+            devices: BTreeMap::new(),
+            adrift: false,
+            due: Due::at(Instant::now()),
             skipped: Troubles::new("lease skipped"),
             failures: Troubles::new("cannot bring the kernel in line"),
             drops: Troubles::new("forwarded pod traffic may be dropped"),
             in_sync: None,
+            tell_not_before: Instant::now(),
             retry: RETRY,
         }
     }
@@ -114,56 +135,55 @@ impl Reconciler {
     /// two rounds leaves the data path as it stands.
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<LeaseEvent>) {
         let mut monitor = None;
-        let mut next_round = Instant::now() + RESYNC;
-        let mut not_before = Instant::now();
         loop {
             if monitor.is_none() {
                 monitor = self.subscribe();
                 // What happened while we were deaf is found by looking.
-                next_round = match monitor {
-                    Some(_) => Instant::now(),
-                    None => next_round.min(Instant::now() + RESUBSCRIBE),
-                };
+                let wait = monitor.as_ref().map_or(RESUBSCRIBE, |_| Duration::ZERO);
+                self.due.round = self.due.round.min(Instant::now() + wait);
             }
-            let due = tokio::select! {
+            let wake = match self.wanted.table().is_complete() {
+                true => self.due.next(),
+                // The store's snapshot wakes us.
+                false => Instant::now() + RESYNC,
+            };
+            tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => { self.fold(event); true }
+                    Some(event) => self.fold(event),
                     None => return,
                 },
-                changes = changes(&mut monitor) => match changes {
-                    Some(changes) => self.concerns(&changes),
-                    None => { monitor = None; continue; }
+                heard = changed(&monitor) => if let Err(error) = heard {
+                    warn!(%error, "the kernel's notifications ended");
+                    monitor = None;
+                    continue;
                 },
-                () = sleep_until(next_round) => true,
-            };
-            // Take what comes together together; under a storm spend half the time on other things.
+                () = sleep_until(wake) => {}
+            }
+            // Take what comes together together.
             while let Ok(event) = events.try_recv() {
                 self.fold(event);
             }
-            if !due {
+            self.listen(&mut monitor);
+            if !self.wanted.table().is_complete() {
                 continue;
             }
-            if !self.table.is_complete() {
-                // The store's snapshot wakes us.
-                next_round = Instant::now() + RESYNC;
-                continue;
-            }
-            if Instant::now() < not_before {
-                sleep_until(not_before).await;
-                while let Ok(event) = events.try_recv() {
-                    self.fold(event);
+            if self.due.round_is_due(Instant::now()) {
+                self.timed_round(&mut monitor);
+            } else {
+                self.step(&mut monitor);
+                if self.due.rules_are_due(Instant::now()) {
+                    self.look_at_rules();
+                }
+                if self.due.telling.is_some_and(|due| due <= Instant::now()) {
+                    let peers = self.told_of_skipped();
+                    self.tell_in_sync(peers);
                 }
             }
-            let began = Instant::now();
-            let fine = self.round();
-            let ended = Instant::now();
-            not_before = ended + (ended - began);
-            next_round = ended + self.wait_after(fine);
         }
     }
 
     fn subscribe(&self) -> Option<Monitor> {
-        match Monitor::open() {
+        match self.kernel.monitor() {
             Ok(monitor) => Some(monitor),
             Err(error) => {
                 warn!(%error, "changes in the kernel are found by the timer only");
@@ -172,11 +192,129 @@ impl Reconciler {
         }
     }
 
-    fn wait_after(&mut self, fine: bool) -> Duration {
+    /// Takes in what the kernel has to tell.
+    fn listen(&mut self, monitor: &mut Option<Monitor>) {
+        let names = self.device_names();
+        let nothing = Tables::default();
+        let want = self.wanted.tables().unwrap_or(&nothing);
+        let interest = Interest {
+            adrift: self.adrift,
+            ..interest(&self.settings, &self.underlay, &self.devices, want, &names)
+        };
+        let concern = heard(monitor, &interest);
+        self.due.concern(concern);
+    }
+
+    fn timed_round(&mut self, monitor: &mut Option<Monitor>) {
+        let began = Instant::now();
+        // Set before the round, which may find that another one is due.
+        self.due.round = began + RESYNC_LONGEST;
+        self.due.rules = None;
+        let (fine, changes) = self.round(monitor);
+        let ended = Instant::now();
+        let took = ended - began;
+        debug!(took_us = took.as_micros(), changes, fine, "round");
+        self.due.not_before = ended + took;
+        let wait = self.wait_after(fine, took);
+        self.due.round = self.due.round.min(ended + wait);
+    }
+
+    /// Makes the changes of leases that have nothing to do with others.
+    fn step(&mut self, monitor: &mut Option<Monitor>) {
+        let node = self.node();
+        let Self {
+            wanted,
+            settings,
+            underlay,
+            facts,
+            ..
+        } = self;
+        let plan = match wanted.step(|table| decide(settings, &node, underlay, table, facts)) {
+            Step::Nothing => return,
+            Step::Everything => {
+                self.due.round = Instant::now();
+                return;
+            }
+            Step::Plan(plan) => plan,
+        };
+        debug!(changes = plan.len(), "step");
+        let failures = self.make(&plan, monitor);
+        let peers = self.told_of_skipped();
+        match failures.is_empty() {
+            true if self.in_sync.is_some() => self.tell_in_sync(peers),
+            true => {}
+            false => {
+                self.failures.add(failures);
+                self.out_of_sync();
+                self.due.round = self.due.round.min(Instant::now() + self.retry);
+            }
+        }
+    }
+
+    /// Tells which leases are left out; how many peers there are.
+    fn told_of_skipped(&mut self) -> usize {
+        let Some(decided) = self.wanted.decided() else {
+            return 0;
+        };
+        if self.skipped.differs(&decided.skipped) {
+            self.skipped.update(decided.skipped.clone());
+        }
+        decided.peers
+    }
+
+    /// Makes the changes of a plan, and hears meanwhile what the kernel has to tell, so that a long
+    /// plan does not drown it. What failed, by words.
+    fn make(&mut self, plan: &Plan, monitor: &mut Option<Monitor>) -> BTreeMap<String, String> {
+        let names = self.device_names();
+        let mut concern = Concern::default();
+        let Self {
+            kernel,
+            settings,
+            underlay,
+            devices,
+            facts,
+            wanted,
+            ..
+        } = self;
+        let nothing = Tables::default();
+        let want = wanted.tables().unwrap_or(&nothing);
+        let interest = interest(settings, underlay, devices, want, &names);
+        let failures = kernel.apply(plan, facts, || {
+            concern = concern.and(heard(monitor, &interest));
+        });
+        self.due.concern(concern);
+        let texts = failures.into_iter().map(|failure| failure.0.to_string());
+        texts.map(|text| (text.clone(), text)).collect()
+    }
+
+    /// One line when it is true and for every other number; while those change all the time, the
+    /// last one of each second.
+    fn tell_in_sync(&mut self, peers: usize) {
+        let state = (peers, self.skipped.count());
+        let now = Instant::now();
+        self.due.telling = None;
+        if self.in_sync == Some(state) {
+            return;
+        }
+        if now < self.tell_not_before {
+            self.due.telling = Some(self.tell_not_before);
+            return;
+        }
+        self.in_sync = Some(state);
+        self.tell_not_before = now + TELL;
+        info!(peers, skipped = state.1, "in sync");
+    }
+
+    fn out_of_sync(&mut self) {
+        self.in_sync = None;
+        self.due.telling = None;
+    }
+
+    fn wait_after(&mut self, fine: bool, took: Duration) -> Duration {
         match fine {
             true => {
                 self.retry = RETRY;
-                RESYNC
+                RESYNC.max((took * RESYNC_SHARE).min(RESYNC_LONGEST))
             }
             false => {
                 let wait = self.retry;
@@ -187,11 +325,10 @@ impl Reconciler {
     }
 
     fn fold(&mut self, event: LeaseEvent) {
-        self.table.fold(event);
-        if !self.table.is_complete() {
+        if !self.wanted.fold(event) || !self.wanted.table().is_complete() {
             return;
         }
-        let entry = self.table.get(&self.settings.subnets);
+        let entry = self.wanted.table().get(&self.settings.subnets);
         if entry == self.own_entry.as_ref() {
             return;
         }
@@ -202,70 +339,45 @@ impl Reconciler {
         }
     }
 
-    /// Whether changes can be about anything that is ours.
-    fn concerns(&self, changes: &Changes) -> bool {
-        let ours = |devices: &BTreeSet<u32>| devices.iter().any(|index| self.ours.contains(index));
-        // A device that we have not seen may be ours, made by somebody else.
-        let unseen = |devices: &BTreeSet<u32>| {
-            let mut devices = devices.iter();
-            devices.any(|index| !self.others.contains(index))
-        };
-        changes.lost
-            || changes.nftables
-            || !changes.routes.is_empty()
-            || ours(&changes.addresses)
-            || ours(&changes.neighbours)
-            || unseen(&changes.links)
-    }
-
-    /// Looks, compares, changes. Whether everything is as it should be.
-    fn round(&mut self) -> bool {
+    /// Looks, compares, changes. Whether everything is as it should be, and how many changes that
+    /// took.
+    fn round(&mut self, monitor: &mut Option<Monitor>) -> (bool, usize) {
         let names = self.device_names();
-        let mut faults: BTreeMap<String, String> = BTreeMap::new();
         let facts = match self.kernel.dump(&names) {
             Ok(facts) => facts,
             Err(error) => {
-                faults.insert("dump".to_owned(), error.to_string());
-                self.failures.update(faults);
-                return false;
+                let faults = [("dump".to_owned(), error.to_string())];
+                self.failures.update(faults.into());
+                return (false, 0);
             }
         };
-        if let Err(reason) = self.follow_underlay(&facts) {
+        let mut faults: BTreeMap<String, String> = BTreeMap::new();
+        let followed = self.follow_underlay(&facts);
+        self.adrift = followed.is_err();
+        if let Err(reason) = followed {
             faults.insert("underlay".to_owned(), reason);
         }
         let node = self.node();
-        let Settings {
-            net_conf, identity, ..
-        } = &self.settings;
-        let (want, skipped, peers) = desired(
-            &net_conf.backend,
-            identity,
-            &node,
-            &self.underlay,
-            &self.table,
-            &facts,
-        );
-        self.skipped.update(skipped);
+        let Self {
+            wanted,
+            settings,
+            underlay,
+            ..
+        } = self;
+        wanted.decide_all(|table| decide(settings, &node, underlay, table, &facts));
         let networks: Vec<_> = node.networks.iter().map(|(_, net)| *net).collect();
-        let plan = diff(&want, &observe(&facts, want.devices.keys(), &networks));
-        for failure in self.kernel.apply(&plan, &facts) {
-            let text = failure.0.to_string();
-            faults.insert(text.clone(), text);
-        }
-        for device in want.devices.keys() {
+        let nothing = Tables::default();
+        let want = wanted.tables().unwrap_or(&nothing);
+        let plan = diff(want, &observe(&facts, want, &networks));
+        self.know(facts, &names);
+        let peers = self.told_of_skipped();
+        faults.extend(self.make(&plan, monitor));
+        for device in &names {
             if let Err(error) = apply::refuse_router_advertisements(device) {
                 debug!(%device, %error, "refuse router advertisements");
             }
         }
-        self.know(&facts, &names);
-        match self.kernel.ensure_nftables(&self.rules(&node)) {
-            Ok(true) => info!(table = crate::masquerade::TABLE, "nftables rules written"),
-            Ok(false) => {}
-            Err(error) => {
-                faults.insert("nftables".to_owned(), error.to_string());
-            }
-        }
-        self.look_for_drops();
+        faults.extend(self.ensure_rules(&node));
         if faults.is_empty()
             && let Err(reason) = self.publish(&node)
         {
@@ -273,12 +385,35 @@ impl Reconciler {
         }
         let fine = faults.is_empty();
         self.failures.update(faults);
-        let state = (peers, self.skipped.count());
-        if fine && self.in_sync != Some(state) {
-            info!(peers, skipped = state.1, "in sync");
+        match fine {
+            true => self.tell_in_sync(peers),
+            false => self.out_of_sync(),
         }
-        self.in_sync = fine.then_some(state);
-        fine
+        (fine, plan.len())
+    }
+
+    /// The nftables rules alone, which others change far more often than routes of ours.
+    fn look_at_rules(&mut self) {
+        let began = Instant::now();
+        let faults = self.ensure_rules(&self.node());
+        let ended = Instant::now();
+        self.due.rules = None;
+        self.due.rules_not_before = ended + (ended - began);
+        if !faults.is_empty() {
+            self.failures.add(faults);
+            self.due.round = self.due.round.min(ended + self.retry);
+        }
+    }
+
+    fn ensure_rules(&mut self, node: &Node) -> BTreeMap<String, String> {
+        let written = self.kernel.ensure_nftables(&self.rules(node));
+        self.look_for_drops();
+        match written {
+            Ok(true) => info!(table = crate::masquerade::TABLE, "nftables rules written"),
+            Ok(false) => {}
+            Err(error) => return [("nftables".to_owned(), error.to_string())].into(),
+        }
+        BTreeMap::new()
     }
 
     /// Our accepting forwarded traffic does not help where another table drops it, and that is
@@ -357,17 +492,14 @@ impl Reconciler {
         underlay::select(facts, wish, &families, towards.as_ref()).map_err(|e| e.to_string())
     }
 
-    /// Remembers which devices a notification must be about to concern us.
-    fn know(&mut self, facts: &Facts, names: &[DeviceName]) {
-        (self.ours, self.others) = facts
-            .links
-            .iter()
-            .map(|link| link.ifindex)
-            .partition(|index| {
-                let link = facts.links.iter().find(|link| link.ifindex == *index);
-                *index == self.underlay.ifindex
-                    || link.is_some_and(|link| names.iter().any(|name| **name == *link.name))
-            });
+    /// Remembers what steps are decided from, and which devices are ours.
+    fn know(&mut self, facts: Facts, names: &[DeviceName]) {
+        let ours = |name: &str| names.iter().find(|ours| ***ours == *name).cloned();
+        let links = facts.links.iter();
+        self.devices = links
+            .filter_map(|link| Some((link.ifindex, ours(&link.name)?)))
+            .collect();
+        self.facts = underlay::without_ours(facts);
     }
 
     /// Writes `subnet.env` if it does not say so already: the node can carry traffic.
@@ -403,11 +535,62 @@ impl Reconciler {
     }
 }
 
-async fn changes(monitor: &mut Option<Monitor>) -> Option<Changes> {
+/// What should be in the kernel if these were the leases.
+fn decide(
+    settings: &Settings,
+    node: &Node,
+    underlay: &Underlay,
+    table: &LeaseTable,
+    facts: &Facts,
+) -> Decided {
+    let Settings {
+        net_conf, identity, ..
+    } = settings;
+    let backend = &net_conf.backend;
+    let (tables, skipped, peers) = desired(backend, identity, node, underlay, table, facts);
+    Decided {
+        tables,
+        skipped,
+        peers,
+    }
+}
+
+fn interest<'a>(
+    settings: &Settings,
+    underlay: &'a Underlay,
+    devices: &'a BTreeMap<u32, DeviceName>,
+    want: &'a Tables,
+    names: &'a [DeviceName],
+) -> Interest<'a> {
+    Interest {
+        want,
+        devices,
+        names,
+        underlay: (underlay.ifindex, &underlay.name),
+        adrift: false,
+        follows_routes: settings.net_conf.backend.follows_routes(),
+        follows_chains: settings.forward,
+    }
+}
+
+async fn changed(monitor: &Option<Monitor>) -> kernel::Result<()> {
     match monitor {
-        Some(monitor) => monitor.changes().await,
+        Some(monitor) => monitor.changed().await,
         None => std::future::pending().await,
     }
+}
+
+/// What the kernel has to tell, without waiting for more. A subscription that fails is given up.
+fn heard(monitor: &mut Option<Monitor>, interest: &Interest<'_>) -> Concern {
+    let mut concern = Concern::default();
+    let drained = monitor
+        .as_mut()
+        .map(|monitor| monitor.drain(|change| concern = concern.and(interest.in_change(&change))));
+    if let Some(Err(error)) = drained {
+        warn!(%error, "the kernel's notifications ended");
+        *monitor = None;
+    }
+    concern
 }
 
 fn shown(addresses: &ByFamily<std::net::IpAddr>) -> Vec<String> {

@@ -3,7 +3,8 @@
 //!
 //! [`observe`] picks out of a dump what belongs to us, by the rules of ownership: everything on our
 //! devices that stays (permanent neighbours and forwarding entries, addresses inside the network,
-//! routes out of the device), and routes elsewhere with our protocol number.
+//! routes out of the device), routes elsewhere with our protocol number, and what would go before a
+//! route of ours ([`RouteKey::before`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,6 +24,8 @@ use kernel::vxlan::Vxlan;
 pub const PROTOCOL_TWILL: u8 = 116;
 /// The kernel's own routes, for addresses and link-local networks.
 const PROTOCOL_KERNEL: u8 = 2;
+/// What the kernel gives an IPv6 route without a metric.
+const IP6_RT_PRIO_USER: u32 = 1024;
 
 /// A device's name; shared, because every route has one.
 pub type DeviceName = Arc<str>;
@@ -120,15 +123,11 @@ impl Facts {
     }
 }
 
-/// What of the dump is ours. `names` are our devices, `networks` the cluster's.
-pub fn observe<'a>(
-    facts: &Facts,
-    names: impl IntoIterator<Item = &'a DeviceName>,
-    networks: &[IpNet],
-) -> Tables {
+/// What of the dump is ours, of which `want` is to be there. `networks` are the cluster's.
+pub fn observe(facts: &Facts, want: &Tables, networks: &[IpNet]) -> Tables {
     let mut tables = Tables::default();
     let mut by_index = BTreeMap::new();
-    for name in names {
+    for name in want.devices.keys() {
         let Some((link, found)) = device_link(facts, name) else {
             continue;
         };
@@ -161,12 +160,12 @@ pub fn observe<'a>(
                 .or_insert(remote);
         }
     }
-    tables.routes = our_routes(facts, &by_index);
+    tables.routes = our_routes(facts, &by_index, want);
     tables
 }
 
 /// Not learned, and not the all-zero entry, which is a device's flood list.
-fn is_a_peers(entry: &FdbEntry) -> bool {
+pub(crate) fn is_a_peers(entry: &FdbEntry) -> bool {
     entry.permanent && entry.mac.is_unicast() && entry.mac != Mac([0; 6])
 }
 
@@ -197,77 +196,114 @@ fn addresses_inside(facts: &Facts, ifindex: u32, networks: &[IpNet]) -> BTreeSet
     inside.map(|address| address.net).collect()
 }
 
-fn our_routes(facts: &Facts, devices: &BTreeMap<u32, DeviceName>) -> BTreeMap<RouteKey, Hop> {
+fn our_routes(
+    facts: &Facts,
+    devices: &BTreeMap<u32, DeviceName>,
+    want: &Tables,
+) -> BTreeMap<RouteKey, Hop> {
     let mut routes = BTreeMap::new();
     let mut names: BTreeMap<u32, DeviceName> = devices.clone();
     for route in &facts.routes {
-        let Some(ifindex) = route.ifindex else {
+        let Some((key, ifindex)) = main_route(route) else {
             continue;
         };
-        let ours = devices.contains_key(&ifindex) && route.protocol != PROTOCOL_KERNEL
-            || route.protocol == PROTOCOL_TWILL;
-        if route.table != TABLE_MAIN || !ours {
+        let ours = devices.contains_key(&ifindex) || route.protocol == PROTOCOL_TWILL;
+        if !ours && !want.goes_before(&key) {
             continue;
         }
         let name = names.entry(ifindex).or_insert_with(|| {
             let link = facts.links.iter().find(|link| link.ifindex == ifindex);
             link.map_or_else(|| "?".into(), |link| link.name.as_str().into())
         });
-        let key = RouteKey {
-            destination: route.destination,
-            metric: route.metric,
-        };
-        let unspecified = crate::family::family_of(route.destination).unspecified();
-        let hop = Hop {
-            via: route.gateway.unwrap_or(unspecified),
-            device: name.clone(),
-            onlink: route.onlink,
-        };
-        routes.insert(key, hop);
+        routes.insert(key, Hop::of(route, name.clone()));
     }
     routes
 }
 
+/// The key and the device of a route in the main table that the kernel did not make by itself.
+pub(crate) fn main_route(route: &Route) -> Option<(RouteKey, u32)> {
+    let ifindex = route.ifindex?;
+    let key = RouteKey {
+        destination: route.destination,
+        metric: route.metric,
+    };
+    let by_somebody = route.table == TABLE_MAIN && route.protocol != PROTOCOL_KERNEL;
+    by_somebody.then_some((key, ifindex))
+}
+
+impl Hop {
+    /// Where this route leads, which goes out of `device`.
+    pub(crate) fn of(route: &Route, device: DeviceName) -> Self {
+        let unspecified = crate::family::family_of(route.destination).unspecified();
+        Self {
+            via: route.gateway.unwrap_or(unspecified),
+            device,
+            onlink: route.onlink,
+        }
+    }
+}
+
+impl Tables {
+    /// Takes out what is in `old` and puts in what is in `new`, which have the same devices as
+    /// these tables.
+    pub(crate) fn exchange(&mut self, old: Self, new: Self) {
+        for (name, device) in &mut self.devices {
+            let (old, new) = (old.devices.get(name), new.devices.get(name));
+            for old in old.into_iter() {
+                old.neighbours.keys().for_each(|ip| {
+                    device.neighbours.remove(ip);
+                });
+                old.fdb.keys().for_each(|mac| {
+                    device.fdb.remove(mac);
+                });
+            }
+            for new in new.into_iter() {
+                device.neighbours.extend(&new.neighbours);
+                device.fdb.extend(&new.fdb);
+            }
+        }
+        for key in old.routes.keys() {
+            self.routes.remove(key);
+        }
+        self.routes.extend(new.routes);
+    }
+
+    /// Whether a route with this key would carry the packets of one that is wanted.
+    pub(crate) fn goes_before(&self, key: &RouteKey) -> bool {
+        let wanted = RouteKey::to(key.destination);
+        *key == wanted.before() && *key != wanted && self.routes.contains_key(&wanted)
+    }
+}
+
 impl RouteKey {
-    /// A route without a metric of its own; IPv6 then has the kernel's.
+    /// Our route to a destination.
+    ///
+    /// An IPv4 subnet's has a metric of its own, the number that the subnet has among those of its
+    /// size (10.5.3.0/24 is the 0x0a0503rd). The kernel looks for an equal one among the next hops
+    /// it has (`fib_info`) by device, protocol and metric, not by gateway: with one metric for all
+    /// it compares each new route with every other, and 20,000 peers take seconds. IPv6 has no such
+    /// table, and there the metric is the kernel's own.
     pub fn to(destination: IpNet) -> Self {
         let metric = match destination {
-            IpNet::V4(_) => 0,
-            // IP6_RT_PRIO_USER
-            IpNet::V6(_) => 1024,
+            IpNet::V4(net) => net.network().to_bits() >> (32 - u32::from(net.prefix_len()).max(1)),
+            IpNet::V6(_) => IP6_RT_PRIO_USER,
         };
         Self {
             destination,
             metric,
         }
     }
+
+    /// The route that flanneld makes to the same destination, and a plain `ip route add`: it would
+    /// go before ours.
+    pub(crate) fn before(self) -> Self {
+        let metric = match self.destination {
+            IpNet::V4(_) => 0,
+            IpNet::V6(_) => IP6_RT_PRIO_USER,
+        };
+        Self { metric, ..self }
+    }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A device that is up and no more.
-    pub(crate) fn plain_link(ifindex: u32, name: &str) -> Link {
-        Link {
-            ifindex,
-            name: name.into(),
-            kind: String::new(),
-            mtu: 1500,
-            mac: None,
-            up: true,
-            running: true,
-            promiscuous: false,
-            all_multicast: false,
-            loopback: false,
-            master: None,
-            lower: None,
-            lower_netnsid: None,
-            group: 0,
-            alias: None,
-            txqlen: 1000,
-            vxlan: None,
-            hairpin: None,
-        }
-    }
-}
+pub(crate) mod tests;

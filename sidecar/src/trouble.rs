@@ -28,6 +28,18 @@ impl Troubles {
         self.known.len()
     }
 
+    /// Whether something else is wrong now than was known.
+    pub(crate) fn differs(&self, now: &BTreeMap<String, String>) -> bool {
+        self.known != *now
+    }
+
+    /// Takes what is wrong beside what is known.
+    pub(crate) fn add(&mut self, more: BTreeMap<String, String>) {
+        let mut now = self.known.clone();
+        now.extend(more);
+        self.update(now);
+    }
+
     /// Takes what is wrong now, by subject, and tells what is new since the last time.
     pub(crate) fn update(&mut self, now: BTreeMap<String, String>) {
         let is_new =

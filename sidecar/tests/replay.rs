@@ -358,6 +358,7 @@ impl Seen {
         Self(seen)
     }
 
+    /// Routes without their metric: flanneld gives none, ours says why it does (`RouteKey::to`).
     fn of_twilld(tables: &Tables, env: &SubnetEnv, lease: &Lease) -> Self {
         let mut seen = BTreeSet::new();
         for (name, device) in &tables.devices {

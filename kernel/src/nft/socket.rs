@@ -37,6 +37,14 @@ pub struct Socket {
     pub(super) raw: Raw,
 }
 
+#[cfg(feature = "monitor")]
+impl Socket {
+    /// See [`Raw::port`].
+    pub(crate) fn port(&self) -> std::io::Result<u32> {
+        self.raw.port()
+    }
+}
+
 /// What was found of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Present {

@@ -34,6 +34,17 @@ pub enum Backend {
     Alloc,
 }
 
+impl Backend {
+    /// Whether what is wanted depends on routes that others make.
+    pub(crate) fn follows_routes(&self) -> bool {
+        match self {
+            Self::Vxlan(options) => options.direct_routing,
+            Self::HostGw => true,
+            Self::Alloc => false,
+        }
+    }
+}
+
 /// Names that flannel knows, for an error that can tell "not here" from "never heard of".
 const FLANNELS: [&str; 6] = [
     "udp",

@@ -61,7 +61,7 @@ fn with_peers(peers: &[u8]) -> Tables {
 }
 
 /// What the kernel does with a plan.
-fn apply(plan: &Plan, tables: &mut Tables) {
+pub(crate) fn apply(plan: &Plan, tables: &mut Tables) {
     for op in plan {
         let Tables { devices, routes } = &mut *tables;
         match op.clone() {

@@ -75,6 +75,24 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
+fn is_of_others(route: &Route) -> bool {
+    route.table == TABLE_MAIN && route.protocol != PROTOCOL_TWILL && !route.onlink
+}
+
+/// The facts from which the next decisions are made: of a dump that is mostly ours, the rest.
+pub(crate) fn without_ours(facts: Facts) -> Facts {
+    // Collected anew, because a vector that shrinks keeps its room.
+    let routes = facts.routes.into_iter().filter(is_of_others);
+    let routes = routes.collect::<Vec<_>>();
+    Facts {
+        links: facts.links,
+        addresses: facts.addresses,
+        routes: routes.as_slice().to_vec(),
+        neighbours: Vec::new(),
+        fdb: Vec::new(),
+    }
+}
+
 /// Which addresses are on our own links, over the main table without our own routes.
 pub(crate) struct OwnLinks<'a> {
     links: &'a [Link],
@@ -84,12 +102,10 @@ pub(crate) struct OwnLinks<'a> {
 impl<'a> OwnLinks<'a> {
     /// Picks the few routes of the underlay out of a dump that is mostly ours.
     pub(crate) fn of(facts: &'a Facts) -> Self {
-        let foreign = |route: &&Route| {
-            route.table == TABLE_MAIN && route.protocol != PROTOCOL_TWILL && !route.onlink
-        };
+        let routes = facts.routes.iter();
         Self {
             links: &facts.links,
-            routes: facts.routes.iter().filter(foreign).collect(),
+            routes: routes.filter(|route| is_of_others(route)).collect(),
         }
     }
 
