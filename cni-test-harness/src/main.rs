@@ -12,7 +12,7 @@ const USAGE: &str = "\
 usage: cni-test-harness demo [--nodes 3] [--pods 2] [--keep]   a cluster on this machine, shown
        cni-test-harness demo --down                            removes a demo that was kept
        cni-test-harness lab list | run NAME | run all         overlays built by hand, explained
-       cni-test-harness bench [--only pods|peers] [--out bench]
+       cni-test-harness bench [--only pods|peers|tables] [--out bench]
                               [--rounds 50] [--at-once-rounds 50] [--pods 100]
                               [--peers 10,1000,5000,10000] [--peer-rounds 3]";
 
@@ -108,6 +108,7 @@ fn run_lab(args: &mut lexopt::Parser) -> Result<()> {
 
 fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
     let (mut pods, mut peers) = (bench::Options::default(), bench::peers::Options::default());
+    let mut tables = bench::tables::Options::default();
     let mut only = None;
     while let Some(arg) = args.next()? {
         match arg {
@@ -118,11 +119,16 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
             Long("peers") => {
                 let list = args.value()?.string()?;
                 peers.peers = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                tables.peers.clone_from(&peers.peers);
             }
-            Long("peer-rounds") => peers.rounds = args.value()?.parse()?,
+            Long("peer-rounds") => {
+                peers.rounds = args.value()?.parse()?;
+                tables.rounds = peers.rounds;
+            }
             Long("out") => {
                 pods.out = args.value()?.into();
                 peers.out.clone_from(&pods.out);
+                tables.out.clone_from(&pods.out);
             }
             Long("help") | Short('h') => {
                 println!("{USAGE}");
@@ -135,11 +141,13 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
     match only.as_deref() {
         None => {
             bench::run(&pods, &command)?;
-            bench::peers::run(&peers, &command)
+            bench::peers::run(&peers, &command)?;
+            bench::tables::run(&tables, &command)
         }
         Some("pods") => bench::run(&pods, &command),
         Some("peers") => bench::peers::run(&peers, &command),
-        Some(other) => Err(anyhow!("--only {other}: pods or peers\n{USAGE}")),
+        Some("tables") => bench::tables::run(&tables, &command),
+        Some(other) => Err(anyhow!("--only {other}: pods, peers or tables\n{USAGE}")),
     }
 }
 

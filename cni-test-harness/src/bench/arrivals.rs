@@ -25,9 +25,9 @@ const PEERS_PREFIX: u8 = 24;
 /// How many of each have come.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
-    routes: usize,
-    neighbours: usize,
-    forwarding: usize,
+    pub(super) routes: usize,
+    pub(super) neighbours: usize,
+    pub(super) forwarding: usize,
 }
 
 impl Counts {
@@ -96,12 +96,23 @@ impl Arrivals {
 
     /// Waits until so many of each have come; when the last one did.
     pub(super) fn wait_for(&self, peers: usize, deadline: Duration) -> Result<Instant> {
+        let reached = |counts: &Counts| counts.reached(peers);
+        self.wait_until(deadline, reached)
+            .with_context(|| format!("wait for {peers} peers"))
+    }
+
+    /// Waits until enough has come; when it did.
+    pub(super) fn wait_until(
+        &self,
+        deadline: Duration,
+        enough: impl Fn(&Counts) -> bool,
+    ) -> Result<Instant> {
         let start = Instant::now();
         let mut counts = Counts::default();
         let mut buffer = vec![0; 1 << 16];
-        while !counts.reached(peers) {
+        while !enough(&counts) {
             if start.elapsed() > deadline {
-                bail!("of {peers} peers there are {counts:?} after {deadline:?}");
+                bail!("there are {counts:?} after {deadline:?}");
             }
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => counts.note(&buffer[..length]),

@@ -15,6 +15,7 @@ mod numbers;
 pub mod peers;
 mod picture;
 mod report;
+pub mod tables;
 
 use std::path::PathBuf;
 

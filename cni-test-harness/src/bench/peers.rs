@@ -22,8 +22,8 @@ use crate::netns;
 use crate::observe::Family;
 use crate::progress::Progress;
 
-const PREFIX: &str = "/coreos.com/network";
-const DEVICE: &str = "flannel.1";
+pub(super) const PREFIX: &str = "/coreos.com/network";
+pub(super) const DEVICE: &str = "flannel.1";
 /// flanneld takes 7 s for 10,000 peers on a machine at rest.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// Leases that share a time to live.
@@ -189,7 +189,7 @@ fn daemon_log(member: &Member) -> String {
 }
 
 /// Subscribes in the node's namespace, by a thread of its own: this one stays where it is.
-fn subscribe_in(member: &Member) -> Result<Arrivals> {
+pub(super) fn subscribe_in(member: &Member) -> Result<Arrivals> {
     let netns = member.node().netns();
     std::thread::scope(|scope| {
         let inside = scope.spawn(|| {
@@ -202,7 +202,7 @@ fn subscribe_in(member: &Member) -> Result<Arrivals> {
 }
 
 /// That what was counted is there, for other people's tools as well.
-fn look(member: &Member, peers: usize) -> Result<()> {
+pub(super) fn look(member: &Member, peers: usize) -> Result<()> {
     let view = member.view();
     let routes = view.routes(Family::V4)?;
     let counts = [
@@ -218,7 +218,7 @@ fn look(member: &Member, peers: usize) -> Result<()> {
 }
 
 /// As if no daemon had ever run there, but for the lease.
-fn clear(member: &Member) -> Result<()> {
+pub(super) fn clear(member: &Member) -> Result<()> {
     let node = member.node();
     node.exec("ip", &["link", "delete", DEVICE])?;
     node.exec("nft", &["flush", "ruleset"])?;
@@ -234,7 +234,7 @@ fn store_args(etcd: &Etcd) -> Vec<String> {
 }
 
 /// The key and value of peer `n`: 10.1.0.0/24 and on.
-fn lease(n: usize) -> (String, String) {
+pub(super) fn lease(n: usize) -> (String, String) {
     let [_, _, high, low] = u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes();
     let high_net = high + 1;
     (
