@@ -213,6 +213,11 @@ pub(crate) fn create(
     if up {
         set_flag(&mut link, LinkFlags::Up, true);
     }
+    create_from(link)
+}
+
+/// A new device, as the message says. Fails if the name is taken.
+pub(crate) fn create_from(link: LinkMessage) -> Request {
     Request::new(
         RouteNetlinkMessage::NewLink(link),
         NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,

@@ -195,6 +195,10 @@ pub(crate) struct Answer<'a> {
     flags: u16,
     sequence: u32,
     /// The socket that asked for it; 0 for what the kernel does by itself.
+    #[cfg_attr(
+        not(feature = "monitor"),
+        expect(dead_code, reason = "for notifications")
+    )]
     pub(crate) port: u32,
     /// With its header.
     pub(crate) bytes: &'a [u8],

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute};
+use netlink_packet_route::link::InfoVxlan;
+use rtnetlink::LinkVxlan;
 
 use crate::link;
 use crate::mac::Mac;
@@ -39,40 +40,32 @@ impl Vxlan {
     /// dstport PORT nolearning …`, with every attribute that flannel sends. Left down: it comes
     /// up when it has its address.
     pub fn create(&self, name: &str, mac: Mac, mtu: u32) -> Request {
-        let mut data = vec![InfoVxlan::Id(self.vni)];
-        data.extend(self.underlay.map(InfoVxlan::Link));
-        match self.local {
-            Some(IpAddr::V4(ip)) => data.push(InfoVxlan::Local(ip)),
-            Some(IpAddr::V6(ip)) => data.push(InfoVxlan::Local6(ip)),
-            None => {}
+        let mut device = LinkVxlan::new(name, self.vni)
+            .ttl(0)
+            .tos(0)
+            .learning(self.learning)
+            .proxy(false)
+            .rsc(false)
+            .l2miss(self.l2miss)
+            .l3miss(self.l3miss)
+            .udp_zero_csum6_tx(false)
+            .udp_zero_csum6_rx(false)
+            .port(self.port)
+            .mtu(mtu)
+            .txqueuelen(0)
+            .address(mac.0.to_vec());
+        if let Some(underlay) = self.underlay {
+            device = device.dev(underlay);
         }
-        data.extend([
-            InfoVxlan::Ttl(0),
-            InfoVxlan::Tos(0),
-            InfoVxlan::Learning(self.learning),
-            InfoVxlan::Proxy(false),
-            InfoVxlan::Rsc(false),
-            InfoVxlan::L2Miss(self.l2miss),
-            InfoVxlan::L3Miss(self.l3miss),
-            InfoVxlan::UDPZeroCsumTX(false),
-            InfoVxlan::UDPZeroCsumRX(false),
-            InfoVxlan::Port(self.port),
-        ]);
+        device = match self.local {
+            Some(IpAddr::V4(ip)) => device.local(ip),
+            Some(IpAddr::V6(ip)) => device.local6(ip),
+            None => device,
+        };
         if self.gbp {
-            data.push(InfoVxlan::Gbp);
+            device = device.gbp();
         }
-        let attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Mtu(mtu),
-            LinkAttribute::TxQueueLen(0),
-            LinkAttribute::Address(mac.0.to_vec()),
-        ];
-        link::create(
-            InfoKind::Vxlan,
-            Some(InfoData::Vxlan(data)),
-            attributes,
-            false,
-        )
+        link::create_from(device.build())
     }
 
     pub(crate) fn parse(data: &[InfoVxlan]) -> Vxlan {
