@@ -9,8 +9,9 @@
 //!  Netns: which network namespace a socket or a sysctl belongs to
 //! ```
 //!
-//! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`device`], [`veth`],
-//! [`bridge`], [`vxlan`], [`ifb`], [`address`], [`route`], [`neighbour`], [`fdb`], [`tc`]),
+//! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`device`],
+//! [`veth`], [`bridge`], [`vlan`], [`vxlan`], [`ifb`], [`address`], [`route`], [`neighbour`],
+//! [`fdb`], [`tc`]),
 //! [`netns`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon, `monitor`.
 //!
 //! Nothing here decides what should exist: callers say it, as plain values. Every operation is
@@ -39,6 +40,7 @@ pub mod sysctl;
 pub mod tc;
 pub mod tun;
 pub mod veth;
+pub mod vlan;
 pub mod vxlan;
 
 pub use error::{Error, Result};

@@ -54,6 +54,8 @@ pub struct Link {
     pub vxlan: Option<Vxlan>,
     /// Bridge ports: a frame may leave by the port it came by.
     pub hairpin: Option<bool>,
+    /// Bridges: ports belong to VLANs, and frames go only where theirs does.
+    pub filters_vlans: bool,
 }
 
 /// `ip link show dev NAME`; None if there is none.
@@ -78,6 +80,15 @@ fn get(socket: &mut Socket, mut link: LinkMessage) -> Result<Option<Link>> {
 pub fn dump(socket: &mut Socket) -> Result<Vec<Link>> {
     let all = message(&[without_statistics()]);
     socket.dump(RouteNetlinkMessage::GetLink(all), parse)
+}
+
+/// `ip link show master BRIDGE`: its ports.
+pub fn ports(socket: &mut Socket, bridge: u32) -> Result<Vec<Link>> {
+    let ports = message(&[LinkAttribute::Controller(bridge), without_statistics()]);
+    let mut ports = socket.dump(RouteNetlinkMessage::GetLink(ports), parse)?;
+    // Kernels before 4.6 send every link.
+    ports.retain(|port| port.master == Some(bridge));
+    Ok(ports)
 }
 
 /// Statistics are most of an answer's bytes and nobody here reads them.
@@ -259,6 +270,7 @@ fn parse(message: RouteNetlinkMessage) -> Option<Link> {
         txqlen: 0,
         vxlan: None,
         hairpin: None,
+        filters_vlans: false,
     };
     for attribute in message.attributes {
         match attribute {
@@ -286,6 +298,9 @@ fn parse_info(link: &mut Link, infos: Vec<LinkInfo>) {
         match info {
             LinkInfo::Kind(kind) => link.kind = kind.to_string(),
             LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = Some(Vxlan::parse(&data)),
+            LinkInfo::Data(InfoData::Bridge(data)) => {
+                link.filters_vlans = crate::bridge::filters_vlans(&data);
+            }
             LinkInfo::PortData(data) => link.hairpin = crate::bridge::hairpin_of(&data),
             _ => {}
         }

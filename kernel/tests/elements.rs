@@ -263,7 +263,7 @@ fn foreign_rules_are_found_and_deleted_one_by_one() {
             .collect();
         assert_eq!(jumps.len(), 1);
         let delete = |socket: &mut nft::Socket| {
-            socket.delete_foreign(Family::Ipv4, "nat", &jumps, Some("CNI-DN-1"))
+            socket.delete_foreign(Family::Ipv4, "nat", &jumps, &["CNI-DN-1"])
         };
         delete(&mut socket).unwrap();
         delete(&mut socket).unwrap();

@@ -262,7 +262,7 @@ fn a_pods_veth_is_made_in_place_and_its_port_set_in_one_batch() {
         let pod = other_namespace();
         let mac = Mac([0x0a, 0x58, 0x0a, 0xf4, 1, 1]);
         socket
-            .apply_all(&[bridge::create("cni0", Some(1450), Some(mac))])
+            .apply_all(&[bridge::create("cni0", Some(1450), Some(mac), false)])
             .unwrap();
         let master = link::by_name(&mut socket, "cni0").unwrap().unwrap().ifindex;
         let pair = Veth {

@@ -19,7 +19,7 @@ use crate::invocation::Sandboxed;
 use crate::ipam::{self, Again, IpamError, Owner, Reservation, Store, resolv_conf};
 use crate::network::{Maker, Network};
 use crate::node::{Made, Node, Progress};
-use crate::plan::{self, Present, Step};
+use crate::plan::{self, Found, Step};
 use crate::result::{AddResult, Dns, Interface, IpConfig};
 use crate::version::Version;
 
@@ -99,13 +99,26 @@ struct Adding<'a> {
 impl Adding<'_> {
     /// Does to the kernel what the plan says; nothing of the pod's stays if it fails.
     fn attach(&self, node: &mut Node, ips: &[IpConfig]) -> Result<String, Error> {
-        let present = node.bridge(&self.bridge.bridge)?;
-        let seed = &seed(present.as_ref())?;
-        let steps = plan::add(&self.bridge, &self.attachment, ips, present.as_ref(), seed)?;
+        let (found, seed) = &self.look(node)?;
+        let steps = plan::add(&self.bridge, &self.attachment, ips, found, seed)?;
         let mut progress = Progress::default();
         node.apply(&self.netns, &steps, &mut progress)?;
         self.complete(node, progress, ips)
             .inspect_err(|_| undo(node, &steps))
+    }
+
+    /// What the node has of the network, and the seed of what it has not.
+    fn look(&self, node: &mut Node) -> Result<(Found, String), Error> {
+        let found = Found {
+            bridge: node.present(&self.bridge.bridge, self.bridge.vlans.is_some())?,
+            vlan_gateway: match &self.bridge.vlan_gateway {
+                Some(gateway) => node.present(&gateway.name, true)?,
+                None => None,
+            },
+        };
+        let all = found.vlan_gateway.is_some() || self.bridge.vlan_gateway.is_none();
+        let seed = seed(found.bridge.is_some() && all)?;
+        Ok((found, seed))
     }
 
     /// The same where another plugin gives the addresses. It is asked when the interface is there,
@@ -115,9 +128,8 @@ impl Adding<'_> {
         node: &mut Node,
         ipam: &delegate::ipam::Ipam<'_>,
     ) -> Result<String, Error> {
-        let present = node.bridge(&self.bridge.bridge)?;
-        let seed = &seed(present.as_ref())?;
-        let steps = plan::add_port(&self.bridge, &self.attachment, present.as_ref(), seed)?;
+        let (found, seed) = &self.look(node)?;
+        let steps = plan::add_port(&self.bridge, &self.attachment, found, seed)?;
         let mut progress = Progress::default();
         node.apply(&self.netns, &steps, &mut progress)?;
         let answer = ipam.add(self.version).inspect_err(|_| undo(node, &steps))?;
@@ -138,10 +150,8 @@ impl Adding<'_> {
         mut progress: Progress,
         ips: &[IpConfig],
     ) -> Result<String, Error> {
-        let present = node.bridge(&self.bridge.bridge)?;
-        let seed = &seed(present.as_ref())?;
-        let (bridge, attachment) = (&self.bridge, &self.attachment);
-        let steps = plan::add_addresses(bridge, attachment, ips, present.as_ref(), seed)?;
+        let (found, seed) = &self.look(node)?;
+        let steps = plan::add_addresses(&self.bridge, &self.attachment, ips, found, seed)?;
         node.apply(&self.netns, &steps, &mut progress)?;
         self.complete(node, progress, ips)
             .inspect_err(|_| undo(node, &steps))
@@ -154,10 +164,10 @@ impl Adding<'_> {
         progress: Progress,
         ips: &[IpConfig],
     ) -> Result<String, Error> {
-        let made = node.made(progress, &self.bridge.bridge)?;
+        let made = node.made(progress, &self.bridge)?;
         let place = Place {
             attachment: &self.attachment,
-            bridge: &self.bridge.bridge,
+            gateway: self.bridge.gateway_device(),
             host_ifname: &made.host_ifname,
             ips,
         };
@@ -178,12 +188,17 @@ impl Adding<'_> {
             sandbox: sandbox.to_owned(),
         };
         let Sandboxed { ifname, netns, .. } = self.request;
+        let mut interfaces = vec![
+            interface(&self.bridge.bridge, text(made.bridge_mac), ""),
+            interface(&made.host_ifname, text(made.host_mac), ""),
+            interface(ifname, made.pod_mac.to_string(), netns),
+        ];
+        if made.vlan_gateway_mac.is_some() {
+            let name = self.bridge.gateway_device();
+            interfaces.push(interface(name, text(made.vlan_gateway_mac), ""));
+        }
         AddResult {
-            interfaces: vec![
-                interface(&self.bridge.bridge, text(made.bridge_mac), ""),
-                interface(&made.host_ifname, text(made.host_mac), ""),
-                interface(ifname, made.pod_mac.to_string(), netns),
-            ],
+            interfaces,
             routes: plan::routes(&self.bridge, ips),
             ips: (ips.iter())
                 .map(|ip| IpConfig {
@@ -204,11 +219,11 @@ fn undo(node: &mut Node, steps: &[Step]) {
 }
 
 /// What makes a new bridge's hardware address another one than those on other nodes; nothing where
-/// there is a bridge.
-fn seed(present: Option<&Present>) -> Result<String, Error> {
-    match present {
-        Some(_) => Ok(String::new()),
-        None => kernel::sysctl::read("kernel/random/boot_id")
+/// all is there.
+fn seed(all_there: bool) -> Result<String, Error> {
+    match all_there {
+        true => Ok(String::new()),
+        false => kernel::sysctl::read("kernel/random/boot_id")
             .map_err(|error| Error::new(Code::State, format!("read the boot ID: {error}"))),
     }
 }

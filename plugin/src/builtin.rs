@@ -29,7 +29,7 @@ pub(crate) struct Place<'a> {
     /// Whose it is.
     pub(crate) attachment: &'a Attachment,
     /// The device behind which the node finds the pod.
-    pub(crate) bridge: &'a str,
+    pub(crate) gateway: &'a str,
     /// The node's end of the pair.
     pub(crate) host_ifname: &'a str,
     /// The pod's addresses.
@@ -71,7 +71,7 @@ impl BuiltIn {
             None => None,
         };
         if let Some(ports) = &self.ports {
-            hostports::add(ports, place.attachment, &targets(place), place.bridge)
+            hostports::add(ports, place.attachment, &targets(place), place.gateway)
                 .inspect_err(|_| self.undo(socket, place.attachment))?;
         }
         Ok(ifb)
@@ -94,7 +94,9 @@ impl BuiltIn {
             bandwidth::check(socket, limits, place.attachment, &host)?;
         }
         match &self.ports {
-            Some(ports) => hostports::check(ports, place.attachment, &targets(place), place.bridge),
+            Some(ports) => {
+                hostports::check(ports, place.attachment, &targets(place), place.gateway)
+            }
             None => Ok(()),
         }
     }

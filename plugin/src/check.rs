@@ -21,7 +21,7 @@ use crate::error::{Code, Error};
 use crate::invocation::Sandboxed;
 use crate::ipam::{Owner, Store};
 use crate::network::{Maker, Network};
-use crate::node::Node;
+use crate::node::{Node, find_spoof_check};
 use crate::result::{AddResult, Interface};
 use crate::version::Version;
 
@@ -92,9 +92,13 @@ pub(crate) fn check(
     if let Some(difference) = difference(bridge, request, &previous, &facts) {
         return Err(failed(difference));
     }
+    let attachment = Attachment::new(&header.name, &request.container_id, &request.ifname)?;
+    if bridge.check_spoofing {
+        find_spoof_check(&attachment)?;
+    }
     let place = Place {
-        attachment: &Attachment::new(&header.name, &request.container_id, &request.ifname)?,
-        bridge: &bridge.bridge,
+        attachment: &attachment,
+        gateway: bridge.gateway_device(),
         host_ifname: host,
         ips: &previous.ips,
     };

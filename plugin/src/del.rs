@@ -26,7 +26,7 @@ use crate::ipam::{Owner, Store};
 use crate::legacy_masquerade;
 use crate::masquerade::mark;
 use crate::network::Network;
-use crate::node::{Node, delete_masquerade, host_netns};
+use crate::node::{Node, delete_masquerade, delete_spoof_check, host_netns};
 use crate::scratch::Scratch;
 use crate::sweeper::Sweeper;
 use crate::version::Version;
@@ -96,6 +96,9 @@ pub(crate) fn del(
     errors.extend(ports.and_then(Result::err));
     if built_in {
         errors.extend(builtin::lift_limits(&attachment).err());
+    }
+    if !gone {
+        errors.extend(delete_spoof_check(&attachment).err());
     }
     if built_in && !is_ours && !gone {
         // The Go chain may have made the pod, with a portmap that is not in the list any more.

@@ -23,7 +23,7 @@ use crate::invocation::is_name;
 use crate::ipam::{Held, Store};
 use crate::masquerade::{mark, network_mark};
 use crate::network::{Maker, Network};
-use crate::node::{Node, delete_masquerade};
+use crate::node::{Node, collect_spoof_checks, delete_masquerade, delete_spoof_check};
 use crate::scratch::Scratch;
 use crate::version::Version;
 
@@ -49,21 +49,33 @@ pub(crate) fn gc(
     errors.extend(collect_pairs(&header.name, &valid).err());
     let keep = |id: &str, ifname: &str| is_valid(&valid, id, ifname);
     errors.extend(builtin::gc(&header.name, &keep).err());
-    let marks: Vec<String> = (valid.iter())
-        .map(|v| {
-            mark(&Attachment {
-                network: header.name.clone(),
-                container_id: v.container_id.clone(),
-                ifname: v.ifname.clone(),
-            })
+    let known: Vec<Attachment> = (valid.iter())
+        .map(|v| Attachment {
+            network: header.name.clone(),
+            container_id: v.container_id.clone(),
+            ifname: v.ifname.clone(),
         })
         .collect();
+    errors.extend(collect_spoof_checks(&header.name, &known).err());
+    let marks: Vec<String> = known.iter().map(mark).collect();
     let kept = |comment: &str| marks.iter().any(|mark| comment.starts_with(mark));
     errors.extend(delete_masquerade(&network_mark(&header.name), kept).err());
     match release(header, &valid) {
         Ok(released) => {
             let dir = scratch_dir(&header.config);
-            for Held::By(id, _) | Held::ByContainer(id) in released {
+            for held in released {
+                if let Held::By(container_id, ifname) = &held {
+                    // The Go plugin's rules against spoofing do not say which network's they are.
+                    errors.extend(
+                        delete_spoof_check(&Attachment {
+                            network: header.name.clone(),
+                            container_id: container_id.clone(),
+                            ifname: ifname.clone(),
+                        })
+                        .err(),
+                    );
+                }
+                let (Held::By(id, _) | Held::ByContainer(id)) = held;
                 let known = valid.iter().any(|v| v.container_id == id);
                 if !known && is_name(&id) {
                     errors.extend(Scratch::new(&dir, &id).remove(&header.name).err());

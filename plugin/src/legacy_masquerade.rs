@@ -48,7 +48,7 @@ fn delete_over_netlink(family: Family, chain: &str) -> kernel::Result<()> {
     }
     let mut rules = socket.foreign_rules(family, "nat", Some(ENTRY))?;
     rules.retain(|rule| rule.target.as_deref() == Some(chain));
-    socket.delete_foreign(family, "nat", &rules, Some(chain))
+    socket.delete_foreign(family, "nat", &rules, &[chain])
 }
 
 fn chain(attachment: &Attachment) -> String {

@@ -7,7 +7,7 @@
 //!  subnet.env ──▶ subnet_env ─┘   bridge     (files, lock)  and undo
 //!
 //!  pure: invocation cni_args config subnet_env ipam::{range, allocator} attachment plan
-//!        masquerade result
+//!        masquerade spoof_check result
 //!  thin: network arrival scratch (files)  ipam::store (files, lock)  node (kernel)
 //!        sweeper (the daemon, which deletes what DEL only quiesces)
 //!  verbs: add del check status gc, and host_local for the program of that name
@@ -46,6 +46,7 @@ mod plan;
 mod result;
 mod scratch;
 mod sha512;
+mod spoof_check;
 mod status;
 mod subnet_env;
 mod sweeper;

@@ -62,7 +62,8 @@ impl Network {
         let maker = match delegate::main::kind_of(&rendered) {
             Some(kind) => Maker::Delegate(kind.to_owned()),
             None => {
-                let bridge = BridgeNetwork::parse(rendered.clone(), version, args)?;
+                let mut bridge = BridgeNetwork::parse(rendered.clone(), version, args)?;
+                bridge.overlay = env.networks;
                 Maker::Here(Box::new(bridge))
             }
         };

@@ -1,6 +1,9 @@
 //! The node and a sandbox as the verbs meet them: thin over [`kernel`], deciding only what an
 //! errno means. Facts come from here, [`plan`](crate::plan)'s steps are done here.
 
+mod bridge;
+mod spoof_check;
+
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,15 +12,18 @@ use ipnet::IpNet;
 use kernel::netns::NetnsError;
 use kernel::socket::Request;
 use kernel::{
-    Mac, Netns, Socket, address, bridge, device, leaving, link, neighbour, nft, route, sysctl, veth,
+    Mac, Netns, Socket, address, device, leaving, link, neighbour, nft, route, sysctl, veth, vlan,
 };
 use nix::errno::Errno;
 
 use crate::attachment::{Attachment, CANDIDATES};
+use crate::config::bridge::BridgeNetwork;
 use crate::error::{Code, Error};
 use crate::masquerade::{self, mark};
-use crate::plan::{BridgeStep, Pair, Present, Sandbox, Step, Undo};
+use crate::plan::{Pair, Present, Sandbox, Step, Undo};
 use crate::sweeper::Sweeper;
+
+pub(crate) use spoof_check::{collect_spoof_checks, delete_spoof_check, find_spoof_check};
 
 /// How often, and how many times, addresses are looked at while duplicates are detected.
 const DETECTION_PAUSE: Duration = Duration::from_millis(50);
@@ -43,12 +49,15 @@ pub(crate) struct Made {
     pub(crate) host_mac: Option<Mac>,
     /// The pod's.
     pub(crate) pod_mac: Mac,
+    /// The hardware address of the VLAN's gateway, if pods have one.
+    pub(crate) vlan_gateway_mac: Option<Mac>,
 }
 
 /// What the steps before have found out.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     bridge: u32,
+    vlan_gateway: Option<u32>,
     host_ifname: String,
     host_mac: Option<Mac>,
     pod_mac: Option<Mac>,
@@ -80,10 +89,15 @@ impl Node {
         }
     }
 
-    /// What the node has under a bridge's name, if anything.
-    pub(crate) fn bridge(&mut self, name: &str) -> Result<Option<Present>, Error> {
+    /// What the node has under a device's name, if anything. What concerns VLANs is asked only for
+    /// networks that have some: it costs a link message.
+    pub(crate) fn present(&mut self, name: &str, vlans: bool) -> Result<Option<Present>, Error> {
         let Some(device) = device::by_name(&self.socket, name).map_err(refused)? else {
             return Ok(None);
+        };
+        let link = match vlans {
+            true => link::by_index(&mut self.socket, device.ifindex).map_err(refused)?,
+            false => None,
         };
         self.socket.strict_checks();
         let addresses = address::dump(&mut self.socket, Some(device.ifindex)).map_err(refused)?;
@@ -91,7 +105,10 @@ impl Node {
             ifindex: device.ifindex,
             kind: device.driver,
             up: device.up,
+            mtu: device.mtu,
             promiscuous: device.promiscuous,
+            filters_vlans: link.as_ref().is_some_and(|link| link.filters_vlans),
+            peer: link.and_then(|link| link.lower),
             mac: device.mac,
             addresses: addresses.into_iter().map(|address| address.net).collect(),
         }))
@@ -117,28 +134,46 @@ impl Node {
     }
 
     /// What there is now that steps were done which end with a pair.
-    pub(crate) fn made(&self, progress: Progress, bridge: &str) -> Result<Made, Error> {
+    pub(crate) fn made(&self, progress: Progress, network: &BridgeNetwork) -> Result<Made, Error> {
+        let vlan_gateway_mac = match progress.vlan_gateway {
+            Some(_) => device::mac(&self.socket, network.gateway_device()).map_err(refused)?,
+            None => None,
+        };
         Ok(Made {
-            bridge_mac: device::mac(&self.socket, bridge).map_err(refused)?,
+            bridge_mac: device::mac(&self.socket, &network.bridge).map_err(refused)?,
             host_ifname: progress.host_ifname,
             host_mac: progress.host_mac,
             pod_mac: progress.pod_mac.unwrap_or(Mac([0; 6])),
+            vlan_gateway_mac,
         })
     }
 
     fn step(&mut self, netns: &Netns, step: &Step, progress: &mut Progress) -> Result<(), Error> {
         match step {
             Step::Bridge(bridge) => progress.bridge = self.ensure_bridge(bridge)?,
+            Step::VlanGateway(gateway) => {
+                let ifindex = self.ensure_vlan_gateway(gateway, progress.bridge)?;
+                progress.vlan_gateway = Some(ifindex);
+            }
             Step::Forward { v6 } => forward(*v6)?,
             Step::Pair(pair) => {
-                progress.host_ifname = self.make_pair(netns, pair, progress.bridge)?;
+                let gateway = progress.vlan_gateway.unwrap_or(progress.bridge);
+                progress.host_ifname = self.make_pair(netns, pair, progress.bridge, gateway)?;
                 progress.host_mac = Some(pair.host_mac);
                 progress.pod_mac = Some(pair.pod_mac);
             }
+            Step::FitMtu { mtu } => self.fit_mtu(progress.bridge, *mtu)?,
+            Step::CheckSpoofing(attachment) => {
+                let mac = progress
+                    .pod_mac
+                    .ok_or_else(|| refused("no pair was made"))?;
+                spoof_check::check_spoofing(attachment, &progress.host_ifname, mac)?;
+            }
             Step::Sandbox(sandbox) => self.fill_sandbox(netns, sandbox)?,
             Step::Forget(addresses) => {
+                let gateway = progress.vlan_gateway.unwrap_or(progress.bridge);
                 let forget = addresses.iter();
-                let forget = forget.map(|ip| neighbour::delete(progress.bridge, *ip));
+                let forget = forget.map(|ip| neighbour::delete(gateway, *ip));
                 self.all(&forget.collect::<Vec<_>>())?;
             }
             Step::Masquerade {
@@ -152,72 +187,54 @@ impl Node {
     /// Takes a step back.
     pub(crate) fn undo(&mut self, undo: &Undo) -> Result<(), Error> {
         match undo {
-            Undo::DeletePair(attachment) => self.delete_pair(attachment).map(|_| ()),
-            Undo::DeleteMasquerade(attachment) => delete_masquerade(&mark(attachment), |_| false),
-        }
-    }
-
-    fn ensure_bridge(&mut self, step: &BridgeStep) -> Result<u32, Error> {
-        let name = &step.name;
-        if let Some((mtu, mac)) = step.make {
-            let made = self
-                .socket
-                .apply_all(&[bridge::create(name, mtu, Some(mac))]);
-            // Another ADD may have made it since we looked.
-            kernel::error::unless(made, &[Errno::EEXIST]).map_err(refused)?;
-        }
-        let ifindex = match step.ifindex {
-            Some(ifindex) => ifindex,
-            None => self.new_bridge(name)?,
-        };
-        let mut requests = vec![];
-        if step.raise {
-            requests.push(link::change_index(ifindex).up().request());
-        }
-        if step.promiscuous {
-            requests.push(link::change_index(ifindex).promiscuous(true).request());
-        }
-        requests.extend(step.drop.iter().map(|net| address::delete(ifindex, *net)));
-        requests.extend(step.add.iter().map(|net| address::add(ifindex, *net)));
-        if let Some(mac) = step.pin {
-            requests.push(link::change_index(ifindex).mac(mac).request());
-        }
-        if step.make.is_some() || !requests.is_empty() {
-            // Router advertisements are for hosts; without IPv6 there is nothing to say.
-            let _ = sysctl::write(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
-            self.all(&requests)?;
-        }
-        Ok(ifindex)
-    }
-
-    fn new_bridge(&mut self, name: &str) -> Result<u32, Error> {
-        let device = device::by_name(&self.socket, name).map_err(refused)?;
-        match device.filter(|device| device.driver == "bridge") {
-            Some(device) => Ok(device.ifindex),
-            None => {
-                let msg = format!("failed to create bridge {name:?}: no bridge has that name");
-                Err(Error::new(Code::Conflict, msg))
-            }
+            Undo::Pair(attachment) => self.delete_pair(attachment).map(|_| ()),
+            Undo::Masquerade(attachment) => delete_masquerade(&mark(attachment), |_| false),
+            Undo::SpoofCheck(attachment) => delete_spoof_check(attachment),
         }
     }
 
     /// Makes the pair, and returns the name of the node's end. That one, being a port, hands all
     /// it receives to the bridge: what it would do with router advertisements needs no setting.
-    fn make_pair(&mut self, netns: &Netns, pair: &Pair, bridge: u32) -> Result<String, Error> {
+    /// `gateway` is the device behind which the node finds the pod.
+    fn make_pair(
+        &mut self,
+        netns: &Netns,
+        pair: &Pair,
+        bridge: u32,
+        gateway: u32,
+    ) -> Result<String, Error> {
         self.await_leaving(&pair.forget)?;
         let host_name = self.create_pair(netns, pair, bridge)?;
         let port = link::change(&host_name)
             .alias(&pair.attachment.alias())
             .port(pair.hairpin, pair.isolated);
         let mut requests = vec![port.request()];
-        requests.extend(pair.forget.iter().map(|ip| neighbour::delete(bridge, *ip)));
-        match self.all(&requests) {
+        requests.extend(pair.forget.iter().map(|ip| neighbour::delete(gateway, *ip)));
+        let made = self.all(&requests);
+        // The pod's end is down: nothing has come by the port in another VLAN.
+        match made.and_then(|()| self.join_vlans(pair, &host_name)) {
             Ok(()) => Ok(host_name),
             Err(error) => {
                 let _ = self.delete_pair(&pair.attachment);
                 Err(error)
             }
         }
+    }
+
+    /// Puts the pair's port into its VLANs.
+    fn join_vlans(&mut self, pair: &Pair, host_name: &str) -> Result<(), Error> {
+        let Some((vlans, untagged)) = pair.vlans.as_ref().and_then(|v| Some((v, v.untagged()?)))
+        else {
+            return Ok(());
+        };
+        let port = device::index(&self.socket, host_name).map_err(refused)?;
+        let port = port.ok_or_else(|| refused(format!("{host_name} is gone")))?;
+        let mut requests = vec![];
+        if !vlans.keep_default {
+            requests.push(vlan::leave_all(port));
+        }
+        requests.push(vlan::join(port, Some(untagged), &vlans.tagged()));
+        self.all(&requests)
     }
 
     /// Where a pair that had one of the addresses is still leaving, sees it off.
@@ -404,7 +421,7 @@ pub(crate) fn delete_masquerade(mark: &str, kept: impl Fn(&str) -> bool) -> Resu
         let checks = Some(masquerade::CHECKS);
         let mut rules = socket.foreign_rules(family, masquerade::TABLE, checks)?;
         rules.retain(|rule| rule.comment.starts_with(mark) && !kept(&rule.comment));
-        socket.delete_foreign(family, masquerade::TABLE, &rules, None)
+        socket.delete_foreign(family, masquerade::TABLE, &rules, &[])
     };
     delete().map_err(|error| refused(error).context("delete masquerading rules"))
 }

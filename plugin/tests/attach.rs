@@ -472,7 +472,7 @@ fn a_bridge_with_another_address_is_refused_unless_forced() {
         "a_bridge_with_another_address_is_refused_unless_forced",
         |node| {
             node.ip("link add cni0 type bridge");
-            node.ip("addr add 10.244.9.1/24 dev cni0");
+            node.ip("addr add 192.168.9.1/24 dev cni0");
             assert_eq!(node.code("ADD", &[], &conf()), 7);
             node.ok("DEL", &[], &conf());
             node.assert_nothing_of_a_pod();
@@ -481,7 +481,7 @@ fn a_bridge_with_another_address_is_refused_unless_forced() {
             node.ok("ADD", &[], &forced);
             let addresses = node.ip("-4 -o addr show cni0");
             assert!(
-                addresses.contains("10.244.1.1/24") && !addresses.contains("10.244.9.1"),
+                addresses.contains("10.244.1.1/24") && !addresses.contains("192.168.9.1"),
                 "{addresses}"
             );
         },

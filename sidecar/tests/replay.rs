@@ -300,6 +300,7 @@ fn facts() -> Facts {
             txqlen: 1000,
             vxlan: None,
             hairpin: None,
+            filters_vlans: false,
         }],
         routes: vec![
             route("0.0.0.0/0", Some("192.168.50.254")),

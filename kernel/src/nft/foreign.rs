@@ -86,14 +86,14 @@ impl Socket {
         })
     }
 
-    /// `nft delete rule` for each, then `nft flush chain` and `nft delete chain`, in one
-    /// transaction. What is gone already is deleted.
+    /// `nft delete rule` for each, then `nft flush chain` for each chain, then `nft delete chain`,
+    /// in one transaction. What is gone already is deleted.
     pub fn delete_foreign(
         &mut self,
         family: Family,
         table: &str,
         rules: &[ForeignRule],
-        chain: Option<&str>,
+        chains: &[&str],
     ) -> Result<()> {
         let rule = |chain: &str, handle: Option<u64>| {
             let mut attributes = vec![
@@ -107,14 +107,15 @@ impl Socket {
             .iter()
             .map(|r| (rule(&r.chain, Some(r.handle)), 0))
             .collect();
-        if let Some(chain) = chain {
-            messages.push((rule(chain, None), 0));
+        // All are emptied first: they may lead to each other.
+        messages.extend(chains.iter().map(|chain| (rule(chain, None), 0)));
+        messages.extend(chains.iter().map(|chain| {
             let attributes = vec![
                 ChainAttribute::Table(table.to_owned()),
-                ChainAttribute::Name(chain.to_owned()),
+                ChainAttribute::Name((*chain).to_owned()),
             ];
-            messages.push((NfTablesMessage::DeleteChain(ChainMessage { attributes }), 0));
-        }
+            (NfTablesMessage::DeleteChain(ChainMessage { attributes }), 0)
+        }));
         if messages.is_empty() {
             return Ok(());
         }

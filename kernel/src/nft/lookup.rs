@@ -6,7 +6,9 @@ use netlink_packet_netfilter::nftables::{
 
 use super::expression::{Rule, RuleBuilder};
 use crate::attribute::be32;
+use crate::mac::Mac;
 
+const NFT_PAYLOAD_LINK_HEADER: u32 = 0;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_REG32_00: u32 = 8;
@@ -95,6 +97,19 @@ impl RuleBuilder {
     /// `oifname NAME`, or `!=` it; a `*` at the end stands for anything.
     pub fn goes_out_by(self, is: bool, name: &str) -> RuleBuilder {
         self.device(MetaKey::Oifname, is, name)
+    }
+
+    /// `ether saddr MAC`, in a table of bridges' frames (in one of packets nft would ask for the
+    /// link's type first).
+    pub fn sent_by(mut self, mac: Mac) -> RuleBuilder {
+        // IEEE 802.3: six bytes of destination, then the source.
+        self.push(Expressions::Payload(vec![
+            Payload::DestinationRegister(Register::Reg1),
+            Payload::Base(NFT_PAYLOAD_LINK_HEADER),
+            Payload::Offset(6),
+            Payload::Len(6),
+        ]));
+        self.compare(true, mac.0.to_vec())
     }
 
     fn device(self, key: MetaKey, is: bool, name: &str) -> RuleBuilder {

@@ -1,10 +1,12 @@
 //! The bridge plugin's keys, checked as a whole: what is left is a bridge that can be made. Pure.
 
+use ipnet::IpNet;
 use kernel::Mac;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cni_args::CniArgs;
+use crate::config::vlan::{RawTrunk, Vlans};
 use crate::delegate;
 use crate::error::{Code, Error};
 use crate::invocation;
@@ -27,7 +29,8 @@ struct Raw {
     promisc_mode: bool,
     port_isolation: bool,
     vlan: i64,
-    vlan_trunk: Vec<RawTrunk>,
+    vlan_trunk: Option<Vec<RawTrunk>>,
+    preserve_default_vlan: bool,
     macspoofchk: bool,
     enabledad: bool,
     disable_container_interface: bool,
@@ -35,38 +38,6 @@ struct Raw {
     dns: Dns,
     args: RawArgs,
     runtime_config: RawPerPod,
-}
-
-/// One VLAN, or several in a row.
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(default)]
-struct RawTrunk {
-    id: Option<i64>,
-    #[serde(rename = "minID")]
-    min: Option<i64>,
-    #[serde(rename = "maxID")]
-    max: Option<i64>,
-}
-
-impl RawTrunk {
-    fn fault(&self) -> Option<&'static str> {
-        let wrong = |id: Option<i64>| id.is_some_and(|id| !(1..=4094).contains(&id));
-        match (self.min, self.max) {
-            (min, _) if wrong(min) => Some("incorrect trunk minID parameter"),
-            (_, max) if wrong(max) => Some("incorrect trunk maxID parameter"),
-            (Some(_), None) => {
-                Some("minID and maxID should be configured simultaneously, maxID is missing")
-            }
-            (None, Some(_)) => {
-                Some("minID and maxID should be configured simultaneously, minID is missing")
-            }
-            (Some(min), Some(max)) if min > max => {
-                Some("minID is greater than maxID in trunk parameter")
-            }
-            _ if wrong(self.id) => Some("incorrect trunk id parameter"),
-            _ => None,
-        }
-    }
 }
 
 #[derive(Debug, Default, Clone, Deserialize)]
@@ -102,6 +73,10 @@ pub(crate) struct BridgeNetwork {
     pub(crate) bridge: String,
     /// Whether pods leave the network through it.
     pub(crate) gateway: Gateway,
+    /// What has the gateway's addresses in the bridge's place, where pods have a VLAN.
+    pub(crate) vlan_gateway: Option<VlanGateway>,
+    /// Where the node has no other subnet than this network's: the overlay's ranges.
+    pub(crate) overlay: Vec<IpNet>,
     /// Replace an address of the bridge that is in the way.
     pub(crate) force_address: bool,
     /// Masquerade what pods send out of their subnet.
@@ -114,6 +89,10 @@ pub(crate) struct BridgeNetwork {
     pub(crate) isolated: bool,
     /// The bridge receives everything.
     pub(crate) promiscuous: bool,
+    /// The VLANs of the pod's port; without them the bridge need not filter any.
+    pub(crate) vlans: Option<Vlans>,
+    /// The pod can send by its own hardware address only.
+    pub(crate) check_spoofing: bool,
     /// The MAC address asked for.
     pub(crate) mac: Option<Mac>,
     /// Replaces what IPAM says about name servers.
@@ -137,7 +116,36 @@ pub(crate) enum Ipam {
     Other(String),
 }
 
+/// The gateway of a VLAN: a device of the node that is joined to a port of the bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VlanGateway {
+    /// The device, named after the bridge and the VLAN.
+    pub(crate) name: String,
+    /// Its VLAN.
+    pub(crate) vid: u16,
+}
+
+impl VlanGateway {
+    fn of(bridge: &str, vid: u16) -> Result<VlanGateway, String> {
+        let name = format!("{bridge}.{vid}");
+        match invocation::ifname_fault(&name) {
+            None => Ok(VlanGateway { name, vid }),
+            Some(fault) => Err(format!(
+                "bridge: the gateway of VLAN {vid} would be {name:?}: {fault}"
+            )),
+        }
+    }
+}
+
 impl BridgeNetwork {
+    /// The device that has the gateway's addresses, and behind which the node finds the pods.
+    pub(crate) fn gateway_device(&self) -> &str {
+        match &self.vlan_gateway {
+            Some(gateway) => &gateway.name,
+            None => &self.bridge,
+        }
+    }
+
     /// Checks every key, and refuses what cannot be honoured.
     pub(crate) fn parse(
         mut config: Value,
@@ -153,14 +161,12 @@ impl BridgeNetwork {
             Error::new(Code::Decode, format!("failed to load netconf: {error}"))
         })?;
         let invalid = |msg: String| Error::new(Code::InvalidConfig, msg);
-        if !(0..=4094).contains(&raw.vlan) {
-            let vlan = raw.vlan;
-            let msg = format!("invalid VLAN ID {vlan} (must be between 0 and 4094)");
-            return Err(invalid(msg));
-        }
-        if let Some(fault) = raw.vlan_trunk.iter().find_map(RawTrunk::fault) {
-            return Err(invalid(fault.into()));
-        }
+        let vlans = Vlans::parse(
+            raw.vlan,
+            raw.vlan_trunk.as_deref(),
+            raw.preserve_default_vlan,
+        )
+        .map_err(invalid)?;
         unsupported(&raw)?;
         if raw.hairpin_mode && raw.promisc_mode {
             return Err(invalid(
@@ -211,6 +217,16 @@ impl BridgeNetwork {
             (Some(kind), _) => Some(Ipam::Other(kind)),
             (None, _) => Some(Ipam::HostLocal(validate()?)),
         };
+        let gateway = match (raw.is_gateway, raw.is_default_gateway) {
+            (_, true) => Gateway::Default,
+            (true, _) => Gateway::OfSubnet,
+            _ => Gateway::None,
+        };
+        let own_vlan = vlans.as_ref().and_then(|vlans| vlans.own);
+        let vlan_gateway = match (gateway, own_vlan) {
+            (Gateway::None, _) | (_, None) => None,
+            (_, Some(vid)) => Some(VlanGateway::of(&bridge, vid).map_err(invalid)?),
+        };
         let routes = match &ipam {
             Some(Ipam::HostLocal(ipam)) => ipam.routes.clone(),
             _ => vec![],
@@ -220,17 +236,17 @@ impl BridgeNetwork {
         }
         Ok(BridgeNetwork {
             bridge,
-            gateway: match (raw.is_gateway, raw.is_default_gateway) {
-                (_, true) => Gateway::Default,
-                (true, _) => Gateway::OfSubnet,
-                _ => Gateway::None,
-            },
+            gateway,
+            vlan_gateway,
+            overlay: vec![],
             force_address: raw.force_address,
             masquerade: raw.ip_masq,
             mtu,
             hairpin: raw.hairpin_mode,
             isolated: raw.port_isolation,
             promiscuous: raw.promisc_mode,
+            vlans,
+            check_spoofing: raw.macspoofchk,
             mac,
             detect_duplicates: raw.enabledad,
             raise: !raw.disable_container_interface,
@@ -244,20 +260,11 @@ impl BridgeNetwork {
 /// Keys that twill knows and does not do: better no pod than one without what was asked for.
 fn unsupported(raw: &Raw) -> Result<(), Error> {
     let backend = raw.ip_masq_backend.as_deref().filter(|_| raw.ip_masq);
-    let asked = [
-        (raw.vlan != 0, "vlan", raw.vlan.to_string()),
-        (
-            !raw.vlan_trunk.is_empty(),
-            "vlanTrunk",
-            format!("{:?}", raw.vlan_trunk.len()),
-        ),
-        (raw.macspoofchk, "macspoofchk", "true".into()),
-        (
-            backend.is_some_and(|backend| backend != "nftables"),
-            "ipMasqBackend",
-            format!("{:?}", backend.unwrap_or_default()),
-        ),
-    ];
+    let asked = [(
+        backend.is_some_and(|backend| backend != "nftables"),
+        "ipMasqBackend",
+        format!("{:?}", backend.unwrap_or_default()),
+    )];
     match asked.into_iter().find(|(asked, ..)| *asked) {
         None => Ok(()),
         Some((_, key, value)) => Err(Error::new(
@@ -335,12 +342,19 @@ mod tests {
                 Code::InvalidConfig,
                 "hairpin",
             ),
-            (json!({"vlan":5}), Code::UnsupportedField, "vlan 5"),
+            (json!({"vlan":4095}), Code::InvalidConfig, "invalid VLAN ID"),
             (
-                json!({"macspoofchk":true}),
-                Code::UnsupportedField,
-                "macspoofchk",
+                json!({"vlanTrunk":[{"id":0}]}),
+                Code::InvalidConfig,
+                "trunk id",
             ),
+            (json!({"vlanTrunk":{}}), Code::Decode, "vlanTrunk"),
+            (
+                json!({"vlan":4000,"isGateway":true,"bridge":"a23456789012"}),
+                Code::InvalidConfig,
+                "a23456789012.4000",
+            ),
+            (json!({"macspoofchk":1}), Code::Decode, "macspoofchk"),
             (
                 json!({"runtimeConfig":{"mac":"x"}}),
                 Code::InvalidConfig,

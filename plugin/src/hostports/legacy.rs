@@ -58,7 +58,7 @@ fn by_comment(
 ) -> kernel::Result<()> {
     let mut rules = socket.foreign_rules(family, NFT_TABLE, None)?;
     rules.retain(|rule| rule.comment == attachment.container_id);
-    socket.delete_foreign(family, NFT_TABLE, &rules, None)
+    socket.delete_foreign(family, NFT_TABLE, &rules, &[])
 }
 
 /// The iptables backend has chains for the container: one is of versions before 0.8.
@@ -80,7 +80,7 @@ fn by_chain(
         };
         let mut rules = socket.foreign_rules(family, "nat", from)?;
         rules.retain(leads_there);
-        socket.delete_foreign(family, "nat", &rules, Some(&chain))?;
+        socket.delete_foreign(family, "nat", &rules, &[&chain])?;
     }
     Ok(())
 }

@@ -3,10 +3,11 @@
 use ipnet::IpNet;
 use kernel::Mac;
 
+use super::addressing::{Addressing, addressing};
 use crate::config::bridge::BridgeNetwork;
 use crate::error::{Code, Error};
 
-/// What the node has under the bridge's name.
+/// What the node has under a device's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Present {
     /// Its number.
@@ -15,8 +16,14 @@ pub(crate) struct Present {
     pub(crate) kind: String,
     /// Administratively up.
     pub(crate) up: bool,
+    /// Bytes.
+    pub(crate) mtu: u32,
     /// Receives everything.
     pub(crate) promiscuous: bool,
+    /// Of bridges: heeds the VLANs of its ports.
+    pub(crate) filters_vlans: bool,
+    /// The other end of a veth pair.
+    pub(crate) peer: Option<u32>,
     /// Its hardware address, which may be its ports'.
     pub(crate) mac: Option<Mac>,
     /// Its addresses, in the kernel's order.
@@ -30,40 +37,54 @@ pub(crate) struct BridgeStep {
     pub(crate) name: String,
     /// Its number, if it is there.
     pub(crate) ifindex: Option<u32>,
-    /// Make it, with this MTU and this address.
-    pub(crate) make: Option<(Option<u32>, Mac)>,
+    /// Make it.
+    pub(crate) make: Option<Make>,
     /// Bring it up.
     pub(crate) raise: bool,
     /// Let it receive everything.
     pub(crate) promiscuous: bool,
-    /// Addresses that are in the way.
-    pub(crate) drop: Vec<IpNet>,
-    /// The gateway's addresses that it lacks.
-    pub(crate) add: Vec<IpNet>,
-    /// Fix its hardware address to what it is: pods cache the gateway's, and a bridge without one
-    /// of its own takes the lowest of its ports'.
-    pub(crate) pin: Option<Mac>,
+    /// Let it heed the VLANs of its ports, which it did not.
+    pub(crate) filter_vlans: bool,
+    /// The gateway's addresses, unless a VLAN has them.
+    pub(crate) addressing: Addressing,
+    /// The step is for a bridge without ports: with any it is refused in these words.
+    pub(crate) unless_in_use: Option<String>,
 }
 
-/// All of the step but how to make a bridge that is missing.
+/// How a bridge is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Make {
+    /// Bytes; `None`: the kernel's default.
+    pub(crate) mtu: Option<u32>,
+    /// Its hardware address.
+    pub(crate) mac: Mac,
+    /// It heeds the VLANs of its ports.
+    pub(crate) filter_vlans: bool,
+}
+
+/// The step for a network. `mac` is the hardware address of a bridge that is to be made.
 pub(super) fn step(
     network: &BridgeNetwork,
     gateways: &[IpNet],
     present: Option<&Present>,
+    mac: Mac,
 ) -> Result<BridgeStep, Error> {
     let name = &network.bridge;
-    let mut step = BridgeStep {
-        name: name.clone(),
-        ifindex: present.map(|present| present.ifindex),
-        make: None,
-        raise: false,
-        promiscuous: network.promiscuous,
-        drop: vec![],
-        add: gateways.to_vec(),
-        pin: None,
-    };
     let Some(present) = present else {
-        return Ok(step);
+        return Ok(BridgeStep {
+            name: name.clone(),
+            ifindex: None,
+            make: Some(Make {
+                mtu: network.mtu,
+                mac,
+                filter_vlans: network.vlans.is_some(),
+            }),
+            raise: false,
+            promiscuous: network.promiscuous,
+            filter_vlans: false,
+            addressing: Addressing::all(gateways),
+            unless_in_use: None,
+        });
     };
     if present.kind != "bridge" {
         return Err(Error::new(
@@ -73,47 +94,31 @@ pub(super) fn step(
             ),
         ));
     }
-    step.raise = !present.up;
-    step.promiscuous &= !present.promiscuous;
-    step.add.clear();
-    let mut addresses = present.addresses.clone();
-    for gateway in gateways {
-        let in_the_way = conflicts(&addresses, *gateway).into_iter();
-        // The gateways of two ranges stand beside each other, which upstream's do not.
-        for conflict in in_the_way.filter(|address| !gateways.contains(address)) {
-            if !network.force_address {
-                return Err(Error::new(
-                    Code::InvalidConfig,
-                    format!(
-                        "failed to set bridge addr: {name:?} already has an IP address different from {gateway}: {conflict}"
-                    ),
-                ));
-            }
-            addresses.retain(|address| *address != conflict);
-            step.drop.push(conflict);
-        }
-        if !addresses.contains(gateway) {
-            addresses.push(*gateway);
-            step.add.push(*gateway);
-        }
-    }
-    if !step.add.is_empty() {
-        // A bridge that lost its last port has no address to keep.
-        step.pin = present.mac.filter(|mac| mac.0 != [0; 6]);
-    }
-    Ok(step)
+    let (addressing, superseded) = addressing(network, gateways, present)?;
+    // What ports carry without a tag goes on, but what they carry with one would stop.
+    let filter_vlans = network.vlans.is_some() && !present.filters_vlans;
+    let unless_in_use = superseded.or_else(|| {
+        filter_vlans.then(|| {
+            format!(
+                "bridge {name:?} has ports and does not filter VLANs, so that vlan and vlanTrunk would keep nothing apart; if its ports can stand it: ip link set dev {name} type bridge vlan_filtering 1"
+            )
+        })
+    });
+    Ok(BridgeStep {
+        name: name.clone(),
+        ifindex: Some(present.ifindex),
+        make: None,
+        raise: !present.up,
+        promiscuous: network.promiscuous && !present.promiscuous,
+        filter_vlans,
+        addressing,
+        unless_in_use,
+    })
 }
 
-/// The addresses that the gateway cannot stand beside, by upstream's rule: looking through them in
-/// order until the gateway itself is met, every other one of IPv4, and an overlapping one of IPv6.
-pub(super) fn conflicts(addresses: &[IpNet], gateway: IpNet) -> Vec<IpNet> {
-    let before = addresses.iter().take_while(|address| **address != gateway);
-    before
-        .filter(|address| match (address, &gateway) {
-            (IpNet::V4(_), IpNet::V4(_)) => true,
-            (IpNet::V6(a), IpNet::V6(b)) => a.contains(&b.addr()) || b.contains(&a.addr()),
-            _ => false,
-        })
-        .copied()
-        .collect()
+/// The MTU that a bridge should get when a port of this MTU has joined it: a bridge sends what its
+/// smallest port can take, and the kernel only sees to that while nobody has set the bridge's.
+pub(crate) fn fitting_mtu(port: u32, bridge: u32, ports: impl Iterator<Item = u32>) -> Option<u32> {
+    let fits = ports.chain([port]).min().unwrap_or(port);
+    (fits != bridge).then_some(fits)
 }

@@ -1,12 +1,14 @@
 //! From a network, a reservation and what the node has, the steps that make an attachment. Pure.
 //!
-//! Each step knows its undo. The bridge, its address and forwarding have none: other pods may use
-//! them by the time this one fails. What is in the sandbox goes with the pair.
+//! Each step knows its undo. The bridge, its address, a VLAN's gateway and forwarding have none:
+//! other pods may use them by the time this one fails. What is in the sandbox goes with the pair.
 
+mod addressing;
 mod bridge;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod vlan;
 
 use std::net::IpAddr;
 
@@ -14,19 +16,27 @@ use ipnet::IpNet;
 use kernel::Mac;
 
 use crate::attachment::{self, Attachment};
-use crate::config::bridge::{BridgeNetwork, Gateway};
-use crate::error::Error;
+use crate::config::bridge::{BridgeNetwork, Gateway, VlanGateway};
+use crate::config::vlan::Vlans;
+use crate::error::{Code, Error};
 use crate::result::{IpConfig, Route};
 
-pub(crate) use bridge::{BridgeStep, Present};
+pub(crate) use addressing::Addressing;
+pub(crate) use bridge::{BridgeStep, Present, fitting_mtu};
 pub(crate) use routes::routes;
 use routes::with_gateways;
+pub(crate) use vlan::VlanGatewayStep;
+
+/// The smallest MTU that IPv6 works with, in bytes (RFC 8200 §5).
+const IPV6_MIN_MTU: u32 = 1280;
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     /// See [`BridgeStep`].
     Bridge(BridgeStep),
+    /// See [`VlanGatewayStep`].
+    VlanGateway(VlanGatewayStep),
     /// The node forwards packets of this address's family.
     Forward {
         /// Which family.
@@ -34,6 +44,13 @@ pub(crate) enum Step {
     },
     /// See [`Pair`].
     Pair(Pair),
+    /// The bridge's MTU is not what its ports can take.
+    FitMtu {
+        /// The pair's, in bytes.
+        mtu: u32,
+    },
+    /// Frames from the attachment's pod with another hardware address than its own are dropped.
+    CheckSpoofing(Attachment),
     /// See [`Sandbox`].
     Sandbox(Sandbox),
     /// What the node remembers of who had the pod's addresses before is forgotten.
@@ -63,6 +80,8 @@ pub(crate) struct Pair {
     pub(crate) hairpin: bool,
     /// The port's settings.
     pub(crate) isolated: bool,
+    /// The port's VLANs, if the bridge filters them.
+    pub(crate) vlans: Option<Vlans>,
     /// The pod's addresses: what the node remembers of who had them before is forgotten.
     pub(crate) forget: Vec<IpAddr>,
 }
@@ -86,29 +105,46 @@ pub(crate) struct Sandbox {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Undo {
     /// Delete the pair, if the node's end is still this attachment's.
-    DeletePair(Attachment),
+    Pair(Attachment),
     /// Delete the attachment's masquerading rules.
-    DeleteMasquerade(Attachment),
+    Masquerade(Attachment),
+    /// Delete the attachment's rules against spoofing.
+    SpoofCheck(Attachment),
 }
 
 impl Step {
     /// How the step is taken back; None where it must not be.
     pub(crate) fn undo(&self) -> Option<Undo> {
         match self {
-            Step::Pair(pair) => Some(Undo::DeletePair(pair.attachment.clone())),
-            Step::Masquerade { attachment, .. } => Some(Undo::DeleteMasquerade(attachment.clone())),
-            Step::Bridge(_) | Step::Forward { .. } | Step::Sandbox(_) | Step::Forget(_) => None,
+            Step::Pair(pair) => Some(Undo::Pair(pair.attachment.clone())),
+            Step::Masquerade { attachment, .. } => Some(Undo::Masquerade(attachment.clone())),
+            Step::CheckSpoofing(attachment) => Some(Undo::SpoofCheck(attachment.clone())),
+            Step::Bridge(_)
+            | Step::VlanGateway(_)
+            | Step::Forward { .. }
+            | Step::FitMtu { .. }
+            | Step::Forget(_)
+            | Step::Sandbox(_) => None,
         }
     }
 }
 
+/// What the node has of a network already.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Found {
+    /// Under the bridge's name.
+    pub(crate) bridge: Option<Present>,
+    /// Under the name of the VLAN's gateway, where the network has one.
+    pub(crate) vlan_gateway: Option<Present>,
+}
+
 /// The steps of ADD, in order. `seed` is this node's, so that bridges that are made on several
-/// nodes differ in their hardware address.
+/// nodes differ in their hardware address; where nothing is to be made it may be anything.
 pub(crate) fn add(
     network: &BridgeNetwork,
     attachment: &Attachment,
     ips: &[IpConfig],
-    present: Option<&Present>,
+    found: &Found,
     seed: &str,
 ) -> Result<Vec<Step>, Error> {
     let addresses: Vec<IpNet> = ips
@@ -120,12 +156,34 @@ pub(crate) fn add(
         Gateway::None => vec![],
         _ => routes::gateways(ips),
     };
-    let mut bridge = bridge::step(network, &gateways, present)?;
-    if present.is_none() {
-        let mac = Mac::local_unicast(hash_of(&[network.bridge.as_bytes(), seed.as_bytes()]));
-        bridge.make = Some((network.mtu, mac));
+    mtu_suits(network.mtu, &addresses, &gateways, found)?;
+    let made = |name: &str| Mac::local_unicast(hash_of(&[name.as_bytes(), seed.as_bytes()]));
+    let mac = made(&network.bridge);
+    let mut steps = vec![];
+    match &network.vlan_gateway {
+        Some(gateway) if !gateways.is_empty() => {
+            steps.push(Step::Bridge(bridge::step(
+                network,
+                &[],
+                found.bridge.as_ref(),
+                mac,
+            )?));
+            steps.push(Step::VlanGateway(vlan::step(
+                network,
+                gateway,
+                &gateways,
+                found.vlan_gateway.as_ref(),
+                made(&gateway.name),
+                vlan_port(gateway),
+            )?));
+        }
+        _ => steps.push(Step::Bridge(bridge::step(
+            network,
+            &gateways,
+            found.bridge.as_ref(),
+            mac,
+        )?)),
     }
-    let mut steps = vec![Step::Bridge(bridge)];
     for v6 in [false, true] {
         if gateways
             .iter()
@@ -143,8 +201,18 @@ pub(crate) fn add(
             .unwrap_or_else(|| pod_mac(attachment, &addresses)),
         hairpin: network.hairpin,
         isolated: network.isolated,
+        vlans: network.vlans.clone(),
         forget: addresses.iter().map(IpNet::addr).collect(),
     }));
+    // A bridge that is made, or has the MTU already, keeps it when the pair joins.
+    if let (Some(mtu), Some(present)) = (network.mtu, &found.bridge)
+        && present.mtu != mtu
+    {
+        steps.push(Step::FitMtu { mtu });
+    }
+    if network.check_spoofing {
+        steps.push(Step::CheckSpoofing(attachment.clone()));
+    }
     steps.push(Step::Sandbox(Sandbox {
         ifname: attachment.ifname.clone(),
         routes: with_gateways(&routes(network, ips), ips),
@@ -166,10 +234,10 @@ pub(crate) fn add(
 pub(crate) fn add_port(
     network: &BridgeNetwork,
     attachment: &Attachment,
-    present: Option<&Present>,
+    found: &Found,
     seed: &str,
 ) -> Result<Vec<Step>, Error> {
-    let mut steps = add(network, attachment, &[], present, seed)?;
+    let mut steps = add(network, attachment, &[], found, seed)?;
     steps.retain(|step| matches!(step, Step::Bridge(_) | Step::Pair(_)));
     Ok(steps)
 }
@@ -179,16 +247,40 @@ pub(crate) fn add_addresses(
     network: &BridgeNetwork,
     attachment: &Attachment,
     ips: &[IpConfig],
-    present: Option<&Present>,
+    found: &Found,
     seed: &str,
 ) -> Result<Vec<Step>, Error> {
-    let mut steps = add(network, attachment, ips, present, seed)?;
+    let mut steps = add(network, attachment, ips, found, seed)?;
     for step in &mut steps {
         if let Step::Pair(pair) = step {
             *step = Step::Forget(std::mem::take(&mut pair.forget));
         }
     }
     Ok(steps)
+}
+
+/// The kernel takes IPv6 away from a device whose MTU is smaller than IPv6 allows (RFC 8200 §5):
+/// from the pod's, and from the bridge, which follows its smallest port.
+fn mtu_suits(
+    mtu: Option<u32>,
+    addresses: &[IpNet],
+    gateways: &[IpNet],
+    found: &Found,
+) -> Result<(), Error> {
+    let Some(mtu) = mtu.filter(|mtu| *mtu < IPV6_MIN_MTU) else {
+        return Ok(());
+    };
+    let there = found.bridge.iter().flat_map(|bridge| &bridge.addresses);
+    let mut all = addresses.iter().chain(gateways).chain(there);
+    let loses =
+        all.find(|net| matches!(net, IpNet::V6(net) if !net.addr().is_unicast_link_local()));
+    match loses {
+        None => Ok(()),
+        Some(net) => Err(Error::new(
+            Code::InvalidConfig,
+            format!("mtu {mtu} is too small for {net}: IPv6 needs {IPV6_MIN_MTU}"),
+        )),
+    }
 }
 
 /// A pod's hardware address follows from its IP address, so that neighbours' tables stay right
@@ -207,6 +299,12 @@ fn pod_mac(attachment: &Attachment, addresses: &[IpNet]) -> Mac {
         [a, b, c, d]
     });
     Mac([0x0a, 0x58, a, b, c, d])
+}
+
+/// The name of the bridge's port that leads to a VLAN's gateway: of the form of pods' ports.
+fn vlan_port(gateway: &VlanGateway) -> String {
+    let hash = attachment::hash(&[b"vlan gateway", gateway.name.as_bytes()]);
+    format!("veth{:08x}", (hash >> 32) as u32 ^ hash as u32)
 }
 
 fn hash_of(parts: &[&[u8]]) -> [u8; 6] {

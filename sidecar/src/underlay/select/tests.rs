@@ -25,6 +25,7 @@ fn link(ifindex: u32, name: &str, mtu: u32) -> Link {
         txqlen: 1000,
         vxlan: None,
         hairpin: None,
+        filters_vlans: false,
     }
 }
 
