@@ -63,8 +63,10 @@ pub struct Endpoint {
 /// What is wrong with an option.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// Not an endpoint.
-    #[error("etcd endpoint {0:?}: want http://HOST:PORT, https://HOST:PORT or HOST:PORT")]
+    /// Not an endpoint; what may be a password is left out of it.
+    #[error(
+        "etcd endpoint {0:?}: want http://HOST:PORT, https://HOST:PORT or HOST:PORT; user and password are flags of their own"
+    )]
     Endpoint(String),
     /// An empty list.
     #[error("no etcd endpoint is given")]
@@ -135,12 +137,22 @@ pub fn parse_endpoints(list: &str) -> Result<Vec<Endpoint>, OptionsError> {
         .map(str::trim)
         .filter(|text| !text.is_empty());
     let endpoints = texts
-        .map(|text| Endpoint::parse(text).ok_or_else(|| OptionsError::Endpoint(text.to_owned())))
+        .map(|text| Endpoint::parse(text).ok_or_else(|| OptionsError::Endpoint(printable(text))))
         .collect::<Result<Vec<_>, _>>()?;
     match endpoints.is_empty() {
         true => Err(OptionsError::NoEndpoint),
         false => Ok(endpoints),
     }
+}
+
+/// An endpoint as it may be printed: what stands before an `@` may be a password.
+fn printable(text: &str) -> String {
+    let Some((before, after)) = text.rsplit_once('@') else {
+        return text.to_owned();
+    };
+    let scheme = before.split_once("://").map(|(scheme, _)| scheme);
+    let scheme = scheme.map(|scheme| format!("{scheme}://"));
+    format!("{}…@{after}", scheme.unwrap_or_default())
 }
 
 impl TlsFiles {
@@ -204,17 +216,27 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_is_refused_by_name() {
-        for bad in [
-            "unix:///run/etcd",
-            "http://",
-            "h:port",
-            "http://u@h:1",
-            "[fd00::1",
-        ] {
+        for bad in ["unix:///run/etcd", "http://", "h:port", "[fd00::1"] {
             let error = parse_endpoints(bad).unwrap_err();
             assert_eq!(error, OptionsError::Endpoint(bad.to_owned()));
         }
         assert_eq!(parse_endpoints(" , "), Err(OptionsError::NoEndpoint));
+    }
+
+    #[test]
+    fn a_user_in_an_endpoint_is_refused_without_printing_the_password() {
+        for bad in [
+            "http://root:s3cret@h:2379",
+            "root:s3cret@h",
+            "unix://root:s3cret@h",
+            "http://root:s3c@ret@h:2379",
+            "http://root:s3cret/@h",
+        ] {
+            let error = parse_endpoints(bad).unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(text.contains("…@h"), "{text}");
+            assert!(!text.contains("s3c") && !text.contains("ret@"), "{text}");
+        }
     }
 
     #[test]
