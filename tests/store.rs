@@ -8,6 +8,7 @@ use cni_test_harness::cluster::{Cluster, READY_DEADLINE, Spec};
 use cni_test_harness::netns;
 use cni_test_harness::observe::Family;
 use cni_test_harness::process::log_tail;
+use cni_test_harness::stream::Stream;
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -95,6 +96,41 @@ fn torn_and_foreign_files_are_named_and_skipped_and_the_rest_works() -> Result<(
     for name in ["10.244.77.0-24", "10.244.78.0-24", "README", "10.99.1.0-24"] {
         assert!(log.contains(name), "{name} is not named in {log}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_store_that_was_wiped_while_the_daemons_were_down_takes_no_peer_away() -> Result<()> {
+    let mut cluster = Cluster::start(&Spec::default())?;
+    let (near, far) = (cluster.pod(0)?, cluster.pod(1)?);
+    let subnets = |cluster: &Cluster| {
+        let members = cluster.members().iter();
+        let subnets = members.map(|member| member.subnet());
+        subnets.collect::<Result<Vec<_>>>()
+    };
+    let before = subnets(&cluster)?;
+    let stream = Stream::start(near.netns(), far.ip()?)?;
+    cluster.member_mut(0).kill_daemon();
+    cluster.member_mut(1).kill_daemon();
+    std::fs::remove_dir_all(cluster.store_dir().join("subnets"))?;
+    let log = cluster.member(0).node().dir().join("log/twilld.log");
+    let said_before = std::fs::read_to_string(&log)?.len();
+    cluster.member_mut(0).start_daemon()?;
+    cluster
+        .member(0)
+        .wait_for("twilld is in sync without peers", SOON, |_| {
+            let said = std::fs::read_to_string(&log)?;
+            Ok(said[said_before..].contains("in sync peers=0"))
+        })?;
+    // Only now does the other one put its lease back.
+    assert_eq!(
+        std::fs::read_dir(cluster.store_dir().join("subnets"))?.count(),
+        1
+    );
+    cluster.member_mut(1).start_daemon()?;
+    cluster.wait_in_sync(READY_DEADLINE)?;
+    assert_eq!(subnets(&cluster)?, before);
+    assert_eq!(stream.end()?.lost, Vec::<usize>::new());
     Ok(())
 }
 

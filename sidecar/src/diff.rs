@@ -53,6 +53,18 @@ pub enum Op {
 /// Changes in the order in which they must be made.
 pub type Plan = Vec<Op>;
 
+/// The same without what takes a peer's entries away: for as long as it is not certain that those
+/// who are gone from the store are gone.
+pub fn without_departures(mut plan: Plan) -> Plan {
+    plan.retain(|op| {
+        !matches!(
+            op,
+            Op::DeleteRoute(..) | Op::DeleteNeighbour(..) | Op::DeleteFdb(..)
+        )
+    });
+    plan
+}
+
 /// What changes what was found into what is wanted.
 pub fn diff(want: &Tables, have: &Tables) -> Plan {
     let mut plan = Plan::new();

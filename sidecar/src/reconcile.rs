@@ -21,7 +21,7 @@ use crate::apply::{self, Kernel};
 use crate::backend::Identity;
 use crate::concern::{Concern, Interest};
 use crate::desired::desired;
-use crate::diff::{Plan, diff};
+use crate::diff::{Plan, diff, without_departures};
 use crate::due::Due;
 use crate::family::{ByFamily, Family};
 use crate::health::Readiness;
@@ -69,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) masquerade: Option<Masquerade>,
     /// Whether to accept forwarded traffic.
     pub(crate) forward: bool,
+    /// Until then nothing of a peer is taken away that is not in the store.
+    pub(crate) keep_until: Option<Instant>,
 }
 
 /// The loop's state.
@@ -368,7 +370,13 @@ impl Reconciler {
         let networks: Vec<_> = node.networks.iter().map(|(_, net)| *net).collect();
         let nothing = Tables::default();
         let want = wanted.tables().unwrap_or(&nothing);
-        let plan = diff(want, &observe(&facts, want, &networks));
+        let mut plan = diff(want, &observe(&facts, want, &networks));
+        if settings
+            .keep_until
+            .is_some_and(|until| Instant::now() < until)
+        {
+            plan = without_departures(plan);
+        }
         self.know(facts, &names);
         let peers = self.told_of_skipped();
         faults.extend(self.make(&plan, monitor));

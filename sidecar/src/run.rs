@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::apply::Kernel;
@@ -170,6 +170,13 @@ async fn supervise(
     held: Held,
     start: Start,
 ) -> anyhow::Result<String> {
+    let keep = doubt::at_start(&held, claim.previous);
+    if let Some(time) = keep {
+        warn!(
+            ?time,
+            "our lease was gone from the store, which may have lost others as well: the entries of peers that are not in it are kept for this time"
+        );
+    }
     claim.previous = Some(held.subnets);
     let lease = claim.lease.clone();
     let settings = Settings {
@@ -183,6 +190,7 @@ async fn supervise(
             false => Masquerade::FullyRandom,
         }),
         forward: flags.forward_rules,
+        keep_until: keep.map(|time| Instant::now() + time),
     };
     let (wishes, for_keeper) = mpsc::channel(1);
     let (to_loop, events) = mpsc::channel(EVENTS);

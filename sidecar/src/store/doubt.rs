@@ -11,6 +11,9 @@
 //!   lease is (back) in the store. As long as we cannot get ours in, no peer can be expected to;
 //!   afterwards each has had the time to put its own back, as twilld does at once and flanneld when
 //!   its supervisor has restarted it.
+//! - A daemon that starts has nothing to compare with but itself: if the lease that it remembers is
+//!   not there, what the kernel has of peers that are not there either is kept for [`GRACE`], too
+//!   ([`at_start`]).
 //! - It is believed at once when its subnet, or a part of it, is claimed under another name.
 //!
 //! New and changed leases, and whatever concerns our own, pass at once. [`Doubt`] decides and does
@@ -23,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
-use super::{LeaseEvent, Record, Store};
+use super::{Held, LeaseEvent, Record, Store};
 use crate::subnets::Subnets;
 
 /// How long a deletion waits for others that belong to it.
@@ -32,6 +35,12 @@ pub const SETTLE: Duration = Duration::from_secs(1);
 pub const GRACE: Duration = Duration::from_secs(10 * 60);
 /// Events between the store and us.
 const EVENTS: usize = 256;
+
+/// How long a node that starts keeps what it finds in the kernel of peers that are not in the
+/// store. `before` are the subnets that it remembers to have held.
+pub fn at_start(held: &Held, before: Option<Subnets>) -> Option<Duration> {
+    (!held.found && before == Some(held.subnets)).then_some(GRACE)
+}
 
 /// What has been passed on, and what is gone from the store without having been.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! stream stays silent. What a store does with expiry, races and reservations is its own matter;
 //! which subnet to take is decided by [`crate::subnet::choose`].
 
+mod claims;
 pub mod doubt;
 pub mod etcd;
 pub mod file;
@@ -49,6 +50,9 @@ pub struct Held {
     pub subnets: Subnets,
     /// When it ends if it is not renewed; `None` for a reservation.
     pub expires: Option<SystemTime>,
+    /// Whether it was there already when it was taken: a store in which it was not has lost it, or
+    /// never had it.
+    pub found: bool,
 }
 
 /// What came of a renewal.

@@ -157,3 +157,20 @@ proptest! {
         prop_assert_eq!(doubt.next(), None);
     }
 }
+
+#[test]
+fn a_node_that_starts_doubts_a_store_that_has_lost_its_lease_and_only_then() {
+    let subnets = |text: &str| text.parse::<Subnets>().unwrap();
+    let held = |found| Held {
+        subnets: subnets("10.5.1.0-24"),
+        expires: None,
+        found,
+    };
+    let before = Some(subnets("10.5.1.0-24"));
+    assert_eq!(at_start(&held(false), before), Some(GRACE));
+    assert_eq!(at_start(&held(true), before), None);
+    // A new node, and one that got another subnet: there is nothing that it could have lost.
+    assert_eq!(at_start(&held(false), None), None);
+    let other = Some(subnets("10.5.2.0-24"));
+    assert_eq!(at_start(&held(false), other), None);
+}

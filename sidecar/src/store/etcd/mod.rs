@@ -40,8 +40,9 @@ use self::proto::{
     Compare, KeyValue, PutRequest, RangeRequest, RangeResponse, Request, TxnRequest, TxnResponse,
 };
 use crate::lease::Lease;
+use crate::store::claims::{held_by, overlapping, random_below};
 use crate::store::{Held, LeaseEvent, Renewal, Store, StoreError};
-use crate::subnet::{Choice, Claim, Taken, choose};
+use crate::subnet::{Choice, Claim, choose};
 use crate::subnets::Subnets;
 
 /// How often other nodes may be quicker.
@@ -178,7 +179,7 @@ impl EtcdStore {
         let attempt = match &present {
             Some(present) => match self.owner(claim, &subnets, present) {
                 Owner::Other(lease) => {
-                    let holder = format!("{subnets} is held by {}", holder(&lease));
+                    let holder = held_by(&subnets, &lease);
                     return Ok(Attempt::Done(Renewal::Lost { holder }));
                 }
                 Owner::Us => {
@@ -293,37 +294,4 @@ impl Store for EtcdStore {
         let client = Client::new(self.options);
         watch::run(&client, &self.keys, first, &events).await;
     }
-}
-
-/// Who has a part of our subnets under another key.
-fn overlapping(claim: &Claim, subnets: &Subnets, taken: &[Taken]) -> Option<String> {
-    let ours = |other: &Taken| {
-        let lease = other.lease.as_ref();
-        lease.is_some_and(|lease| claim.owns(&other.subnets, lease))
-    };
-    let other = taken.iter().find(|other| {
-        other.subnets != *subnets && other.subnets.overlaps(subnets) && !ours(other)
-    })?;
-    Some(match &other.lease {
-        Some(lease) => format!("{} is held by {}", other.subnets, holder(lease)),
-        None => format!("{} is held by an unreadable lease", other.subnets),
-    })
-}
-
-fn holder(lease: &Lease) -> String {
-    let ips: Vec<String> = lease
-        .public_ips
-        .iter()
-        .map(|(_, ip)| ip.to_string())
-        .collect();
-    match ips.as_slice() {
-        [] => "a node without a public IP".to_owned(),
-        ips => format!("the node with public IP {}", ips.join(" and ")),
-    }
-}
-
-fn random_below(n: usize) -> usize {
-    // Without randomness the first will do: a lost race is tried again.
-    let number = getrandom::u32().unwrap_or(0);
-    number as usize % n.max(1)
 }

@@ -89,6 +89,7 @@ impl EtcdStore {
         let held = Held {
             subnets,
             expires: None,
+            found: true,
         };
         if reserved && present.value == value.as_bytes() {
             return Ok(Attempt::Done(held));
@@ -114,7 +115,10 @@ impl EtcdStore {
             return Ok(Attempt::Done(held));
         }
         self.retire(present.lease).await;
-        Ok(Attempt::Done(self.held(subnets, &granted)))
+        Ok(Attempt::Done(Held {
+            found: true,
+            ..self.held(subnets, &granted)
+        }))
     }
 
     /// Deletes a key of ours that does not fit the configuration any more, if it is ours still.
@@ -151,6 +155,7 @@ impl EtcdStore {
         Held {
             subnets,
             expires: Some((self.clock)() + ttl),
+            found: false,
         }
     }
 

@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use self::entry::{Entry, State};
 use crate::atomic_file;
 use crate::lease::Lease;
+use crate::store::claims::{held_by, overlapping, random_below};
 use crate::store::{Held, LeaseEvent, Renewal, Store, StoreError};
 use crate::subnet::{Choice, Claim, Taken, choose};
 use crate::subnets::Subnets;
@@ -157,6 +158,7 @@ impl FileStore {
         Ok(Held {
             subnets,
             expires: (!reserved).then_some(expires),
+            found: false,
         })
     }
 
@@ -174,7 +176,10 @@ impl FileStore {
         } else if !reserved {
             set_expiry(&path, SystemTime::now() + self.ttl)?;
         }
-        self.held(subnets)
+        Ok(Held {
+            found: true,
+            ..self.held(subnets)?
+        })
     }
 }
 
@@ -258,24 +263,14 @@ impl Store for FileStore {
                     return Ok(Renewal::Renewed(held));
                 }
                 Ok((_, lease)) if matches!(present.state(now), State::Live) => {
-                    let holder = format!("{subnets} is held by {}", holder(lease));
+                    let holder = held_by(&subnets, lease);
                     return Ok(Renewal::Lost { holder });
                 }
                 // Expired, or damaged: nobody's.
                 _ => {}
             }
         }
-        let overlapping = self.taken()?.into_iter().find(|other| {
-            let ours = |lease: &Lease| claim.owns(&other.subnets, lease);
-            other.subnets != subnets
-                && other.subnets.overlaps(&subnets)
-                && !other.lease.as_ref().is_some_and(ours)
-        });
-        if let Some(other) = overlapping {
-            let holder = match &other.lease {
-                Some(lease) => format!("{} is held by {}", other.subnets, holder(lease)),
-                None => format!("{} is held by an unreadable lease", other.subnets),
-            };
+        if let Some(holder) = overlapping(claim, &subnets, &self.taken()?) {
             return Ok(Renewal::Lost { holder });
         }
         self.put(&subnets, &claim.lease, false)?;
@@ -285,24 +280,6 @@ impl Store for FileStore {
     async fn watch(self, events: mpsc::Sender<LeaseEvent>) {
         watch::run(&self.subnets_dir(), self.resync, &events).await;
     }
-}
-
-fn holder(lease: &Lease) -> String {
-    let ips: Vec<String> = lease
-        .public_ips
-        .iter()
-        .map(|(_, ip)| ip.to_string())
-        .collect();
-    match ips.as_slice() {
-        [] => "a node without a public IP".to_owned(),
-        ips => format!("the node with public IP {}", ips.join(" and ")),
-    }
-}
-
-fn random_below(n: usize) -> usize {
-    // Without randomness the first will do: a lost race is tried again.
-    let number = getrandom::u32().unwrap_or(0);
-    number as usize % n.max(1)
 }
 
 #[cfg(test)]

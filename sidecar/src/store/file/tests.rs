@@ -325,6 +325,29 @@ fn an_expired_lease_is_removed_and_a_lost_folder_is_no_empty_one() {
 }
 
 #[test]
+fn a_folder_that_is_deleted_from_a_store_that_is_there_has_lost_its_leases() {
+    let f = fixture();
+    run(async {
+        assert!(f.store.init_config(b"{}").await.unwrap());
+        let held = f.store.acquire(&claim(1)).await.unwrap();
+        f.put("10.5.99.0-24", &value(99), in_future(60));
+        let mut table = crate::lease_table::LeaseTable::default();
+        let mut events = watching(&f, Duration::from_secs(3600));
+        follow(&mut events, &mut table, |t| t.leases().count() == 2).await;
+        fs::remove_dir_all(f.dir.path().join("subnets")).unwrap();
+        // Our own is told to be gone, so that it is put back; others follow there.
+        follow(&mut events, &mut table, |t| t.leases().count() == 0).await;
+        let mut claim = claim(1);
+        claim.previous = Some(held.subnets);
+        let renewal = f.store.renew(&claim).await.unwrap();
+        assert!(matches!(renewal, Renewal::TakenBack(_)), "{renewal:?}");
+        follow(&mut events, &mut table, |t| t.leases().count() == 1).await;
+        f.put("10.5.99.0-24", &value(99), in_future(60));
+        follow(&mut events, &mut table, |t| t.leases().count() == 2).await;
+    });
+}
+
+#[test]
 fn a_thousand_changes_at_once_are_all_seen() {
     let f = fixture();
     fs::create_dir_all(f.dir.path().join("subnets")).unwrap();

@@ -32,7 +32,7 @@ pub(super) async fn run(dir: &Path, resync: Duration, events: &mpsc::Sender<Leas
         trouble: None,
     };
     loop {
-        let watched = match Watch::start(dir) {
+        let watched = match ensure_folder(dir).and_then(|()| Watch::start(dir)) {
             Ok(watch) => follower.follow(&watch, resync, events).await,
             Err(error) => Err(error),
         };
@@ -46,6 +46,18 @@ pub(super) async fn run(dir: &Path, resync: Duration, events: &mpsc::Sender<Leas
             () = tokio::time::sleep(RETRY) => {}
         }
     }
+}
+
+/// A store that has its configuration but no folder of leases has lost its leases, or never had any:
+/// that is a state to tell of, so that our own goes back in. Without the configuration the store
+/// itself is not there (a disk that is not mounted), and nothing may be made in its place.
+fn ensure_folder(dir: &Path) -> Result<(), StoreError> {
+    let store_dir = dir.parent().unwrap_or(dir);
+    if dir.exists() || !store_dir.join("config").exists() {
+        return Ok(());
+    }
+    warn!(dir = %dir.display(), "there is no folder of leases, it is made anew");
+    std::fs::create_dir_all(dir).map_err(super::failed("create", dir))
 }
 
 /// What was last told about each file.

@@ -332,6 +332,7 @@ impl Store for KubeStore {
         Ok(Held {
             subnets,
             expires: None,
+            found: inner.names.is_managed(&node.annotations),
         })
     }
 
@@ -357,6 +358,7 @@ impl Store for KubeStore {
         let held = Held {
             subnets,
             expires: None,
+            found: same,
         };
         Ok(match same {
             true => Renewal::Renewed(held),

@@ -39,6 +39,7 @@ pub(crate) async fn the_same_node_gets_the_same_subnet_again(f: impl Fixture) {
     );
     let second = f.node(DAY).acquire(&again).await.unwrap();
     assert_eq!(second.subnets, first.subnets);
+    assert_eq!((first.found, second.found), (false, true));
     let entries = f.entries();
     assert_eq!(entries.len(), 1);
     assert_eq!(
