@@ -6,6 +6,7 @@
 //! supervisor takes for success), and a flag of flanneld's that is not built yet is refused rather
 //! than ignored.
 
+mod moving;
 mod names;
 mod stores;
 
@@ -18,6 +19,7 @@ use ipnet::Ipv4Net;
 use self::names::{FLAGS, IGNORED, NOT_BUILT, Spec};
 use self::stores::Wished;
 
+pub use self::moving::{Move, Place};
 pub use self::stores::{Kubernetes, StoreChoice};
 
 /// What was asked for.
@@ -80,6 +82,8 @@ pub enum OnLeaseLoss {
 pub enum Command {
     /// Run, after saying these warnings.
     Run(Box<Flags>, Vec<String>),
+    /// Copy leases from one store to another.
+    Migrate(Box<Move>),
     /// Print the version.
     Version,
     /// Print the usage.
@@ -149,6 +153,7 @@ impl Default for Flags {
 struct Reading {
     flags: Flags,
     stores: Wished,
+    moving: Option<moving::Given>,
     healthz_ip: Option<IpAddr>,
     healthz_port: u16,
     given: Vec<String>,
@@ -160,6 +165,10 @@ struct Reading {
 pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Command, FlagError> {
     let mut reading = Reading::default();
     let mut rest = args.iter();
+    if args.first().is_some_and(|arg| arg == moving::VERB) {
+        reading.moving = Some(moving::Given::default());
+        rest.next();
+    }
     while let Some(arg) = rest.next() {
         let Some(text) = arg.strip_prefix('-').filter(|text| !text.is_empty()) else {
             reading.extra(arg);
@@ -184,13 +193,21 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         if name == "h" || name == "help" {
             return Ok(Command::Help);
         }
-        let value = match (value, takes_value(name)?) {
+        let of_moving = reading.moving.as_ref();
+        let takes_value = of_moving.and_then(|_| moving::Given::takes_value(name));
+        let takes_value = takes_value.map_or_else(|| takes_value_of(name), Ok)?;
+        let value = match (value, takes_value) {
             (Some(value), _) => value,
             (None, false) => "true",
             (None, true) => rest
                 .next()
                 .ok_or_else(|| FlagError::NoValue(name.to_owned()))?,
         };
+        if let Some(moving) = &mut reading.moving
+            && moving.set(name, value)?
+        {
+            continue;
+        }
         reading.set(name, value)?;
         reading.given.push(name.to_owned());
     }
@@ -201,7 +218,7 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
     reading.finish(env)
 }
 
-fn takes_value(name: &str) -> Result<bool, FlagError> {
+fn takes_value_of(name: &str) -> Result<bool, FlagError> {
     if let Some(spec) = FLAGS.iter().find(|spec| spec.name == name) {
         return Ok(spec.takes.is_some());
     }
@@ -293,6 +310,15 @@ impl Reading {
     }
 
     fn finish(mut self, env: impl Fn(&str) -> Option<String>) -> Result<Command, FlagError> {
+        if let Some(moving) = self.moving {
+            let Flags {
+                lease_ttl,
+                verbosity,
+                ..
+            } = self.flags;
+            let order = moving.finish(&self.stores, lease_ttl, verbosity, &env)?;
+            return Ok(Command::Migrate(Box::new(order)));
+        }
         let ip = self.healthz_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let port = self.healthz_port;
         self.flags.healthz = (port != 0).then(|| SocketAddr::new(ip, port));
@@ -368,7 +394,7 @@ fn duration(name: &str, value: &str) -> Result<Duration, FlagError> {
 /// What `--help` prints.
 pub fn usage() -> String {
     let mut text = String::from(
-        "Usage: twilld [FLAG]...\n\nClaims a subnet for this node, writes subnet.env and keeps the overlay to the other nodes.\nEvery flag can also be set by the environment: --ip-masq by FLANNELD_IP_MASQ, and so on.\n\nThe leases are in Kubernetes with --kube-subnet-mgr; else in etcd if any --etcd-... flag or FLANNELD_ETCD_... is given;\nelse in the folder --store-dir, which all nodes must share.\n\n",
+        "Usage: twilld [FLAG]...\n       twilld migrate [--dry-run] --from PLACE --to PLACE [FLAG]...\n\nClaims a subnet for this node, writes subnet.env and keeps the overlay to the other nodes.\nEvery flag can also be set by the environment: --ip-masq by FLANNELD_IP_MASQ, and so on.\n\nThe leases are in Kubernetes with --kube-subnet-mgr; else in etcd if any --etcd-... flag or FLANNELD_ETCD_... is given;\nelse in the folder --store-dir, which all nodes must share.\n\ntwilld migrate copies the configuration and all leases from one store to another, and overwrites nothing.\nA place is file:DIR, etcd, etcd:URL,URL/PREFIX or (only as --from) kubernetes.\n\n",
     );
     for Spec { name, takes, help } in FLAGS {
         let takes = takes.map(|value| format!(" {value}")).unwrap_or_default();

@@ -32,6 +32,7 @@ mod keeper;
 pub mod lease;
 pub mod lease_table;
 pub mod masquerade;
+mod moving;
 pub mod net_conf;
 pub mod peers;
 pub mod persist;
@@ -50,4 +51,5 @@ pub mod udp;
 pub mod underlay;
 pub mod wanted;
 
+pub use moving::migrate;
 pub use run::run;

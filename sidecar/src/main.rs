@@ -1,5 +1,6 @@
 //! twilld: flags in, signals out; everything else stands in the library.
 
+use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 use tracing::error;
 use tracing_subscriber::filter::LevelFilter;
-use twilld::flags::{self, Command, Flags};
+use twilld::flags::{self, Command, Flags, Move};
 
 /// What a wrong command line ends with. flanneld ends with 0, which supervisors take for success.
 const USAGE: u8 = 2;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match flags::parse(&args, |name| std::env::var(name).ok()) {
         Ok(Command::Run(flags, warnings)) => start(*flags, &warnings),
+        Ok(Command::Migrate(order)) => migrate(&order),
         Ok(Command::Version) => say(concat!(env!("CARGO_PKG_VERSION"), "\n"), 0),
         Ok(Command::Help) => say(&flags::usage(), 0),
         Err(error) => {
@@ -24,6 +26,25 @@ fn main() -> ExitCode {
                 &format!("twilld: {error} {note}\n\n{}", flags::usage()),
                 USAGE,
             )
+        }
+    }
+}
+
+/// Says on stdout what came of it; code 1 if anything was left out.
+fn migrate(order: &Move) -> ExitCode {
+    log(order.verbosity);
+    match on_one_thread(twilld::migrate(order)) {
+        Ok(report) => {
+            // Nobody is left to tell if stdout is closed.
+            let _ = write!(io::stdout(), "{report}");
+            match report.refused.is_empty() {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -40,20 +61,20 @@ fn start(flags: Flags, warnings: &[String]) -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let ended = match runtime {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, run(flags)),
-        Err(error) => Err(error.into()),
-    };
-    match ended {
+    match on_one_thread(run(flags)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn on_one_thread<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    LocalSet::new().block_on(&runtime, future)
 }
 
 async fn run(flags: Flags) -> anyhow::Result<()> {

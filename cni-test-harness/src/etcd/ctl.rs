@@ -1,5 +1,6 @@
 //! What tests do to etcd's content and what they look at, all of it through etcdctl.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
@@ -104,6 +105,14 @@ impl Etcd {
         self.put_all(&[(key.to_owned(), value.to_owned())], ttl)
     }
 
+    /// Puts one key for a day, however large its value is: etcdctl takes it from stdin.
+    pub fn put_large(&self, key: &str, value: &str) -> Result<()> {
+        let lease = self.grant(24 * 60 * 60)?;
+        let mut ctl = self.command(&["put", &format!("--lease={lease}"), "--", key])?;
+        process::check_with(&mut ctl, value.as_bytes(), process::DEADLINE)?;
+        Ok(())
+    }
+
     /// A new etcd lease.
     pub fn grant(&self, ttl: u64) -> Result<String> {
         // lease 1eeea1fe1829ec1a granted with TTL(1s)
@@ -178,7 +187,11 @@ impl Etcd {
     }
 
     pub(super) fn program(&self, name: &str) -> Result<Command> {
-        let path = tools::program(name)?;
+        self.command_beside(&tools::program(name)?)
+    }
+
+    /// A command that will run where etcd does, and so reaches it.
+    pub fn command_beside(&self, path: &Path) -> Result<Command> {
         match &self.inside {
             Some(netns) => netns.command(path),
             None => Ok(Command::new(path)),

@@ -41,6 +41,7 @@ pub struct Kubernetes {
 }
 
 /// The values as they are given.
+#[derive(Clone)]
 pub(super) struct Wished {
     kubernetes: bool,
     api_url: String,
@@ -144,7 +145,18 @@ impl Wished {
         Ok((choice, unused.map(warning).collect()))
     }
 
-    fn etcd(self, ttl: Duration) -> Result<etcd::Options, etcd::OptionsError> {
+    /// Says where etcd is, and with a path below which prefix: `URL,URL/PREFIX`.
+    pub(super) fn locate_etcd(&mut self, place: &str) {
+        let authority = place.rfind("://").map_or(0, |at| at + 3);
+        let path = place[authority..].find('/').map(|at| authority + at);
+        let (endpoints, prefix) = place.split_at(path.unwrap_or(place.len()));
+        endpoints.clone_into(&mut self.endpoints);
+        if prefix.len() > 1 {
+            prefix.clone_into(&mut self.prefix);
+        }
+    }
+
+    pub(super) fn etcd(self, ttl: Duration) -> Result<etcd::Options, etcd::OptionsError> {
         let path = |text: String| {
             Some(text)
                 .filter(|text| !text.is_empty())
@@ -160,11 +172,26 @@ impl Wished {
     }
 
     fn kubernetes(self, env: impl Fn(&str) -> Option<String>) -> Result<Kubernetes, FlagError> {
+        self.kubernetes_of(kube::Identity::from_env(&env), env)
+    }
+
+    /// For who only reads, and is no node of the cluster.
+    pub(super) fn kubernetes_for_nobody(
+        self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Kubernetes, FlagError> {
+        self.kubernetes_of(Ok(kube::Identity::Node(String::new())), env)
+    }
+
+    fn kubernetes_of(
+        self,
+        identity: Result<kube::Identity, kube::Anonymous>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Kubernetes, FlagError> {
         let source = kube::Source::choose(&self.api_url, &self.kubeconfig, &env);
         let options = kube::Options {
             source: source.map_err(|error| FlagError::Store(error.to_string()))?,
-            identity: kube::Identity::from_env(&env)
-                .map_err(|error| FlagError::Store(error.to_string()))?,
+            identity: identity.map_err(|error| FlagError::Store(error.to_string()))?,
             annotation_prefix: self.annotation_prefix,
             net_conf_path: self.net_conf_path,
             patience: kube::Patience::default(),

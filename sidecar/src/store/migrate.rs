@@ -21,6 +21,9 @@ pub enum Life {
     Reserved,
     /// So long from now.
     Left(Duration),
+    /// As long as the target lets a new one live: its holder lives, and where it comes from nothing
+    /// expires.
+    Whole,
 }
 
 /// A lease as it is carried over.
@@ -43,11 +46,15 @@ pub struct Cargo {
     pub unreadable: Vec<(Box<str>, String)>,
 }
 
-/// A store whose leases can be moved.
-pub trait Movable: Store {
+/// A store whose leases can be taken to another.
+pub trait Source: Store {
     /// Everything that is there, with its time.
     fn unload(&self) -> impl Future<Output = Result<Cargo, StoreError>>;
+}
 
+/// A store that leases can be taken to. Kubernetes is none: podCIDRs are given by the cluster, and
+/// every node writes on its own Node alone.
+pub trait Target: Source {
     /// Writes a lease of somebody's, if there is nothing under its key. Whether it did.
     fn load(&self, parcel: &Parcel) -> impl Future<Output = Result<bool, StoreError>>;
 }
@@ -63,9 +70,20 @@ pub struct Plan {
     pub refused: BTreeMap<String, String>,
 }
 
-/// What was done.
+/// Whether to do it, or only to say what would be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Write.
+    Copy,
+    /// Write nothing.
+    DryRun,
+}
+
+/// What was done, or would be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
+    /// Nothing was written.
+    pub dry: bool,
     /// Whether the configuration was written.
     pub config: bool,
     /// How many leases were copied.
@@ -80,9 +98,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let config = if self.config { "copied" } else { "kept" };
         let Self { copied, same, .. } = self;
+        let dry = if self.dry { "would be: " } else { "" };
         writeln!(
             f,
-            "config {config}; leases: {copied} copied, {same} there already"
+            "{dry}config {config}; leases: {copied} copied, {same} there already"
         )?;
         for (name, reason) in &self.refused {
             writeln!(f, "left out: {name}: {reason}")?;
@@ -118,10 +137,14 @@ pub fn plan(from: Cargo, to: &Cargo) -> Plan {
 
 /// Copies everything that can be copied. A lease of somebody who writes to both stores meanwhile
 /// is left to them.
-pub async fn run(from: &impl Movable, to: &impl Movable) -> Result<Report, StoreError> {
-    let mut report = Report::default();
+pub async fn run(from: &impl Source, to: &impl Target, mode: Mode) -> Result<Report, StoreError> {
+    let mut report = Report {
+        dry: mode == Mode::DryRun,
+        ..Report::default()
+    };
     let config = from.config().await?;
     match (&config, to.config().await?) {
+        (Some(_), None) if report.dry => report.config = true,
         (Some(config), None) => report.config = to.init_config(config).await?,
         (Some(config), Some(there)) if *config != there => {
             let reason = "the target has another configuration".to_owned();
@@ -129,13 +152,22 @@ pub async fn run(from: &impl Movable, to: &impl Movable) -> Result<Report, Store
         }
         _ => {}
     }
+    let cargo = from.unload().await?;
+    if config.is_none() && cargo == Cargo::default() {
+        let reason = "there is neither a configuration nor a lease in it".to_owned();
+        report.refused.insert(from.describe(), reason);
+    }
     let Plan {
         copy,
         same,
         refused,
-    } = plan(from.unload().await?, &to.unload().await?);
+    } = plan(cargo, &to.unload().await?);
     report.same = same.len();
     report.refused.extend(refused);
+    if report.dry {
+        report.copied = copy.len();
+        return Ok(report);
+    }
     for parcel in copy {
         match to.load(&parcel).await? {
             true => report.copied += 1,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use cni_test_harness::etcd::{Etcd, installed};
 use cni_test_harness::skip_unless;
 use twilld::store::file::FileStore;
-use twilld::store::migrate::{Life, Movable, run};
+use twilld::store::migrate::{Life, Mode, Source, run};
 use twilld::store::{Renewal, Store};
 
 use super::conformance::{DAY, claim, entry, holding, value};
@@ -28,7 +28,7 @@ fn a_cluster_moves_between_stores_with_its_leases_their_time_and_its_configurati
         std::fs::write(there.path().join("subnets").join("nonsense"), "{}").unwrap();
 
         let new = store(&etcd, DAY);
-        let report = run(&old, &new).await.unwrap();
+        let report = run(&old, &new, Mode::Copy).await.unwrap();
         assert!(report.config && report.copied == 2, "{report}");
         assert_eq!(report.refused.keys().collect::<Vec<_>>(), ["nonsense"]);
         let entries = etcd.entries(&key("")).unwrap();
@@ -51,7 +51,7 @@ fn a_cluster_moves_between_stores_with_its_leases_their_time_and_its_configurati
         // A second time there is nothing to do, and nothing is written over.
         etcd.put_all(&keyed(&[(ends_soon.subnets.to_string(), value(66))]), None)
             .unwrap();
-        let report = run(&old, &new).await.unwrap();
+        let report = run(&old, &new, Mode::Copy).await.unwrap();
         assert_eq!((report.config, report.copied, report.same), (false, 0, 1));
         assert!(
             report.refused.contains_key(&ends_soon.subnets.to_string()),
@@ -60,7 +60,7 @@ fn a_cluster_moves_between_stores_with_its_leases_their_time_and_its_configurati
 
         // And back, with the reservation that has been made meanwhile.
         etcd.put_all(&keyed(&[entry(77)]), None).unwrap();
-        let report = run(&new, &folder(&back)).await.unwrap();
+        let report = run(&new, &folder(&back), Mode::Copy).await.unwrap();
         assert!(report.config && report.copied == 3, "{report}");
         assert_eq!(folder(&back).config().await.unwrap().unwrap(), CONFIG);
         let cargo = folder(&back).unload().await.unwrap();

@@ -12,7 +12,7 @@ use super::proto::{
     Compare, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, Request, TxnRequest,
 };
 use super::{EtcdStore, StoreError};
-use crate::store::migrate::{Cargo, Life, Movable, Parcel};
+use crate::store::migrate::{Cargo, Life, Parcel, Source, Target};
 
 impl EtcdStore {
     async fn life(&self, etcd_lease: i64) -> Result<Life, CallError> {
@@ -30,7 +30,7 @@ impl EtcdStore {
     }
 }
 
-impl Movable for EtcdStore {
+impl Source for EtcdStore {
     async fn unload(&self) -> Result<Cargo, StoreError> {
         let failed = |error: CallError| error.during(self.at("list", self.keys.subnets()));
         let mut found = Vec::new();
@@ -61,13 +61,16 @@ impl Movable for EtcdStore {
         }
         Ok(cargo)
     }
+}
 
+impl Target for EtcdStore {
     async fn load(&self, parcel: &Parcel) -> Result<bool, StoreError> {
         let key = self.keys.lease(&parcel.subnets);
         let failed = |error: CallError| error.during(self.at("write", &parcel.subnets.to_string()));
         let granted = match parcel.life {
             Life::Reserved => None,
             Life::Left(left) => Some(self.grant(left).await.map_err(failed)?),
+            Life::Whole => Some(self.grant(self.options.ttl).await.map_err(failed)?),
         };
         let put = Request::Put(PutRequest {
             key: key.clone(),

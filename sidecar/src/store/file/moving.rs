@@ -5,15 +5,19 @@ use std::time::{Duration, SystemTime};
 use super::entry::{self, State};
 use super::{FileStore, set_expiry};
 use crate::store::StoreError;
-use crate::store::migrate::{Cargo, Life, Movable, Parcel};
+use crate::store::migrate::{Cargo, Life, Parcel, Source, Target};
 
 /// Far enough to be a reservation, and not beyond what file systems can write (2038 for some).
 const RESERVED_FOR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-impl Movable for FileStore {
+impl Source for FileStore {
     async fn unload(&self) -> Result<Cargo, StoreError> {
         let now = SystemTime::now();
         let mut cargo = Cargo::default();
+        // As long as no lease was taken in it.
+        if !self.subnets_dir().exists() {
+            return Ok(cargo);
+        }
         for (name, entry) in entry::read_all(&self.subnets_dir())? {
             if entry.state(now) == State::Expired {
                 continue;
@@ -37,7 +41,9 @@ impl Movable for FileStore {
         }
         Ok(cargo)
     }
+}
 
+impl Target for FileStore {
     async fn load(&self, parcel: &Parcel) -> Result<bool, StoreError> {
         let _lock = self.lock().await?;
         if !self.put(&parcel.subnets, &parcel.lease, true)? {
@@ -46,6 +52,7 @@ impl Movable for FileStore {
         let expires = match parcel.life {
             Life::Reserved => SystemTime::now() + RESERVED_FOR,
             Life::Left(left) => SystemTime::now() + left,
+            Life::Whole => SystemTime::now() + self.ttl,
         };
         set_expiry(&self.lease_path(&parcel.subnets), expires)?;
         Ok(true)

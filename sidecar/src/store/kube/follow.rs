@@ -155,7 +155,7 @@ impl<'a> Follower<'a> {
     }
 
     /// All Nodes as of one moment. Without `resourceVersion=0`: that would take any age.
-    async fn list(&self) -> Result<(Nodes, Version), ApiError> {
+    pub(super) async fn list(&self) -> Result<(Nodes, Version), ApiError> {
         let mut tries = 0;
         loop {
             match self.list_pages().await {

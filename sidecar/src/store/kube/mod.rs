@@ -16,6 +16,7 @@ mod backoff;
 mod client;
 mod follow;
 mod identity;
+mod moving;
 mod node;
 mod nodes;
 mod pages;

@@ -1,17 +1,19 @@
 //! What the Kubernetes store promises about this node's own lease, and to the API server.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cni_test_harness::kubernetes::{ApiServer, Programs, node};
 use cni_test_harness::skip_unless;
 use serde_json::{Value, json};
 use twilld::family::Family;
+use twilld::store::file::FileStore;
 use twilld::store::kube::{Identity, KubeStore, Source};
+use twilld::store::migrate::{self, Mode};
 use twilld::store::{Renewal, Store, StoreError};
 
-use super::{MANIFEST, OURS, PREFIX, options, peer, store};
+use super::{MANIFEST, OURS, PREFIX, as_admin, options, peer, store};
 use crate::conformance::following::Following;
-use crate::conformance::{claim, holding, lease, run, subnets};
+use crate::conformance::{DAY, claim, holding, lease, run, subnets};
 
 #[test]
 fn the_manifests_service_account_can_do_all_that_is_needed_and_nothing_else() {
@@ -274,4 +276,46 @@ fn a_certificate_that_nobody_vouches_for_is_not_talked_to() {
         assert!(!store.describe().is_empty() && !format!("{store:?}").contains("token"));
     });
     assert_eq!(server.requests(OURS).unwrap(), []);
+}
+
+/// A cluster that leaves Kubernetes as its store takes its subnets with it.
+#[test]
+fn the_leases_can_be_taken_to_another_store_by_who_is_no_node() {
+    let programs = skip_unless!(Programs::find());
+    let server = ApiServer::start(&programs).unwrap();
+    let mut unmanaged = peer("k4", &["10.5.4.0/24"], 104);
+    let managed = format!("{PREFIX}kube-subnet-manager");
+    unmanaged["metadata"]["annotations"][managed] = json!("false");
+    let mut bad = peer("k5", &["10.5.5.0/24"], 105);
+    bad["metadata"]["annotations"][format!("{PREFIX}public-ip")] = json!("nonsense");
+    let k3 = peer("k3", &["10.5.3.0/24"], 103);
+    server
+        .create(&[peer("k1", &["10.5.1.0/24"], 101), k3, unmanaged, bad])
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let net_conf = dir.path().join("net-conf.json");
+    std::fs::write(&net_conf, "{\"Network\":\"10.5.0.0/16\"}\n").unwrap();
+    let mut options = options(as_admin(&server), "");
+    options.net_conf_path = net_conf;
+    let target = FileStore::new(dir.path().join("store"), DAY, DAY);
+    run(async {
+        let from = KubeStore::new(options).unwrap();
+        for mode in [Mode::DryRun, Mode::Copy] {
+            let report = migrate::run(&from, &target, mode).await.unwrap();
+            assert!(report.config && report.copied == 2, "{report}");
+            let left_out: Vec<&String> = report.refused.keys().collect();
+            assert_eq!(left_out, ["node k5"]);
+        }
+        let report = migrate::run(&from, &target, Mode::Copy).await.unwrap();
+        assert_eq!((report.config, report.copied, report.same), (false, 0, 2));
+        // A node that was k3 finds its subnet, which lives as long as any other.
+        let held = target.acquire(&claim(103)).await.unwrap();
+        assert_eq!(held.subnets, "10.5.3.0-24".parse().unwrap());
+        let config = target.config().await.unwrap().unwrap();
+        assert_eq!(config, b"{\"Network\":\"10.5.0.0/16\"}\n");
+    });
+    let file = dir.path().join("store/subnets/10.5.1.0-24");
+    let ends = std::fs::metadata(file).unwrap().modified().unwrap();
+    let lives = ends.duration_since(SystemTime::now()).unwrap();
+    assert!(lives <= DAY && lives > DAY - Duration::from_secs(600));
 }
