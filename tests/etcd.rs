@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cni_test_harness::cluster::{Cluster, READY_DEADLINE, Spec};
-use cni_test_harness::etcd::{self, Etcd, Setup};
+use cni_test_harness::etcd::{self, Etcd};
 use cni_test_harness::observe::Family;
 use cni_test_harness::process::log_tail;
+use cni_test_harness::skip_unless;
 use cni_test_harness::underlay::Shape;
-use cni_test_harness::{netns, skip_unless};
 
 const SOON: Duration = Duration::from_secs(10);
 const REPLY: Duration = Duration::from_secs(2);
@@ -19,27 +19,18 @@ const PREFIX: &str = "/test/network";
 /// Two nodes, and an etcd where the nodes' default gateway is. The cluster's own store folder stays
 /// unused.
 fn start() -> Result<(Etcd, Cluster)> {
-    let name = netns::unique_name("etcd");
-    let mut spec = Spec {
+    let spec = Spec {
         shape: Shape::Bridge,
         ..Spec::default()
     };
-    spec.twilld_args.push(format!("--etcd-prefix={PREFIX}"));
-    let dir = std::env::temp_dir().join(&name);
-    let mut cluster = Cluster::lay_out(&spec, &name, &dir)?;
-    let address = cluster.member(0).place().v4_gateway.into();
-    let etcd = Setup::default()
-        .inside(cluster.underlay().middle(), address)
-        .start()?;
+    let (etcd, mut cluster) = Etcd::with_cluster("etcd", &spec, PREFIX)?;
     etcd.put(
         &format!("{PREFIX}/config"),
         &spec.net_conf.to_string(),
         None,
     )?;
     for index in 0..cluster.members().len() {
-        let member = cluster.member_mut(index);
-        member.add_twilld_args(&[format!("--etcd-endpoints={}", etcd.endpoints())]);
-        member.start_daemon()?;
+        cluster.member_mut(index).start_daemon()?;
     }
     cluster.wait_in_sync(READY_DEADLINE)?;
     Ok((etcd, cluster))

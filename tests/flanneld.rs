@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cni_test_harness::cluster::{Cluster, Member, READY_DEADLINE, Spec};
-use cni_test_harness::etcd::{self, Etcd, Setup};
+use cni_test_harness::etcd::{self, Etcd};
 use cni_test_harness::observe::Family;
 use cni_test_harness::stream::Stream;
 use cni_test_harness::underlay::Shape;
-use cni_test_harness::{flanneld, netns, skip_unless, wait};
+use cni_test_harness::{flanneld, skip_unless, wait};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -48,24 +48,13 @@ fn dual_stack() -> Value {
 impl Mixed {
     /// Nodes without daemons.
     fn lay_out(flanneld: &Path, nodes: u8, net_conf: Value) -> Result<Self> {
-        let name = netns::unique_name("mixed");
         let spec = Spec {
             nodes,
             shape: Shape::Bridge,
             net_conf,
             ..Spec::default()
         };
-        let dir = std::env::temp_dir().join(&name);
-        let mut cluster = Cluster::lay_out(&spec, &name, &dir)?;
-        let address = cluster.member(0).place().v4_gateway.into();
-        let etcd = Setup::default()
-            .inside(cluster.underlay().middle(), address)
-            .start()?;
-        for index in 0..cluster.members().len() {
-            cluster
-                .member_mut(index)
-                .add_twilld_args(&store_args(&etcd));
-        }
+        let (etcd, cluster) = Etcd::with_cluster("mixed", &spec, PREFIX)?;
         let mixed = Self {
             cluster,
             etcd,
@@ -81,7 +70,7 @@ impl Mixed {
     }
 
     fn start(&mut self, index: usize, kind: Kind) -> Result<()> {
-        let args = store_args(&self.etcd);
+        let args = self.etcd.flags(PREFIX);
         let member = self.cluster.member_mut(index);
         match kind {
             Kind::Twilld => member.start_daemon()?,
@@ -129,13 +118,6 @@ fn has_route(view: cni_test_harness::observe::View<'_>, subnet: &str) -> Result<
         .routes(Family::V4)?
         .iter()
         .any(|route| route.dst == subnet))
-}
-
-fn store_args(etcd: &Etcd) -> Vec<String> {
-    vec![
-        format!("--etcd-endpoints={}", etcd.endpoints()),
-        format!("--etcd-prefix={PREFIX}"),
-    ]
 }
 
 /// What must stay when one daemon takes the other's place: the subnet file, and of devices their

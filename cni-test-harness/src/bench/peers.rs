@@ -16,16 +16,15 @@ use super::idle::{cpu_ms, status_kib};
 use super::numbers::Series;
 use super::report;
 use crate::cluster::{Cluster, Member, Spec};
-use crate::etcd::{self, Etcd, Setup};
+use crate::etcd::{self, Etcd};
 use crate::flanneld;
-use crate::netns;
 use crate::observe::Family;
 use crate::progress::Progress;
 
 pub(super) const PREFIX: &str = "/coreos.com/network";
 pub(super) const DEVICE: &str = "flannel.1";
 /// flanneld takes 7 s for 10,000 peers on a machine at rest.
-const DEADLINE: Duration = Duration::from_secs(300);
+pub(super) const DEADLINE: Duration = Duration::from_secs(300);
 /// Leases that share a time to live.
 const CHUNK: usize = 100;
 
@@ -110,24 +109,17 @@ pub fn run(options: &Options, command: &str) -> Result<()> {
 
 impl Stage {
     fn new(flanneld: Option<PathBuf>) -> Result<Self> {
-        let name = netns::unique_name("peers");
         let spec = Spec {
             nodes: 1,
             net_conf: json!({"Network": "10.0.0.0/8", "SubnetLen": 24, "Backend": {"Type": "vxlan"}}),
             ..Spec::default()
         };
-        let mut cluster = Cluster::lay_out(&spec, &name, &std::env::temp_dir().join(&name))?;
-        let address = cluster.member(0).place().v4_gateway.into();
-        let etcd = Setup::default()
-            .inside(cluster.underlay().middle(), address)
-            .start()?;
+        let (etcd, cluster) = Etcd::with_cluster("peers", &spec, PREFIX)?;
         etcd.put(
             &format!("{PREFIX}/config"),
             &spec.net_conf.to_string(),
             None,
         )?;
-        let args = store_args(&etcd);
-        cluster.member_mut(0).add_twilld_args(&args);
         Ok(Self {
             cluster,
             etcd,
@@ -150,7 +142,7 @@ impl Stage {
         };
         for _ in 0..rounds {
             if let (Some(program), Some(outcome)) = (self.flanneld.clone(), &mut row.flanneld) {
-                let args = store_args(&self.etcd);
+                let args = self.etcd.flags(PREFIX);
                 let start = |member: &mut Member| member.start_instead("flanneld", &program, &args);
                 self.one(peers, start, outcome).context("flanneld")?;
             }
@@ -224,13 +216,6 @@ pub(super) fn clear(member: &Member) -> Result<()> {
     node.exec("nft", &["flush", "ruleset"])?;
     let path = member.subnet_file()?;
     std::fs::remove_file(&path).with_context(|| format!("delete {}", path.display()))
-}
-
-fn store_args(etcd: &Etcd) -> Vec<String> {
-    vec![
-        format!("--etcd-endpoints={}", etcd.endpoints()),
-        format!("--etcd-prefix={PREFIX}"),
-    ]
 }
 
 /// The key and value of peer `n`: 10.1.0.0/24 and on.
@@ -323,7 +308,7 @@ fn aims(rows: &[Row]) -> Vec<(usize, String, bool)> {
     aims
 }
 
-fn flanneld_version() -> String {
+pub(super) fn flanneld_version() -> String {
     let path = flanneld::path().unwrap_or_else(|_| Path::new("no flanneld").to_owned());
     let folder = path.parent().and_then(Path::file_name);
     let name = folder.unwrap_or(path.as_os_str());

@@ -5,6 +5,7 @@
 
 mod ctl;
 mod setup;
+mod shared;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
