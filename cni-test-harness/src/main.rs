@@ -12,9 +12,9 @@ const USAGE: &str = "\
 usage: cni-test-harness demo [--nodes 3] [--pods 2] [--keep]   a cluster on this machine, shown
        cni-test-harness demo --down                            removes a demo that was kept
        cni-test-harness lab list | run NAME | run all         overlays built by hand, explained
-       cni-test-harness bench [--only pods|peers|tables] [--out bench]
+       cni-test-harness bench [--only pods|peers|nodes|tables] [--out bench]
                               [--rounds 50] [--at-once-rounds 50] [--pods 100]
-                              [--peers 10,1000,5000,10000] [--peer-rounds 3]";
+                              [--peers 10,1000,5000,10000] [--peer-rounds 3] [--nodes 5000]";
 
 fn main() -> ExitCode {
     match run() {
@@ -109,7 +109,7 @@ fn run_lab(args: &mut lexopt::Parser) -> Result<()> {
 fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
     let (mut pods, mut peers) = (bench::Options::default(), bench::peers::Options::default());
     let mut tables = bench::tables::Options::default();
-    let mut only = None;
+    let (mut nodes, mut only) = (bench::nodes::Options::default(), None);
     while let Some(arg) = args.next()? {
         match arg {
             Long("only") => only = Some(args.value()?.string()?),
@@ -125,10 +125,12 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
                 peers.rounds = args.value()?.parse()?;
                 tables.rounds = peers.rounds;
             }
+            Long("nodes") => nodes.nodes = args.value()?.parse()?,
             Long("out") => {
                 pods.out = args.value()?.into();
                 peers.out.clone_from(&pods.out);
                 tables.out.clone_from(&pods.out);
+                nodes.out.clone_from(&pods.out);
             }
             Long("help") | Short('h') => {
                 println!("{USAGE}");
@@ -142,12 +144,16 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
         None => {
             bench::run(&pods, &command)?;
             bench::peers::run(&peers, &command)?;
-            bench::tables::run(&tables, &command)
+            bench::tables::run(&tables, &command)?;
+            bench::nodes::run(&nodes, &command)
         }
         Some("pods") => bench::run(&pods, &command),
         Some("peers") => bench::peers::run(&peers, &command),
         Some("tables") => bench::tables::run(&tables, &command),
-        Some(other) => Err(anyhow!("--only {other}: pods, peers or tables\n{USAGE}")),
+        Some("nodes") => bench::nodes::run(&nodes, &command),
+        Some(other) => Err(anyhow!(
+            "--only {other}: pods, peers, tables or nodes\n{USAGE}"
+        )),
     }
 }
 

@@ -5,15 +5,18 @@
 //! its own. Pods' namespaces are made beforehand: only the plugin is timed.
 //!
 //! `candidate` says what is started, `measure` starts it, `idle` looks at twilld doing nothing,
-//! `report` and `picture` write down what came out. `peers` measures twilld beside flanneld.
+//! `report` and `picture` write down what came out. `peers` and `nodes` measure twilld
+//! beside flanneld.
 
 mod arrivals;
 mod candidate;
 mod idle;
 mod measure;
+pub mod nodes;
 mod numbers;
 pub mod peers;
 mod picture;
+mod relay;
 mod report;
 pub mod tables;
 
