@@ -3,22 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use cni_test_harness::cluster::{Cluster, Member, Spec};
+use cni_test_harness::netconf::NetworkList;
 use cni_test_harness::netns::{self, Netns};
-use cni_test_harness::observe::View;
+use cni_test_harness::observe::{Family, View};
+use cni_test_harness::pod::Pod;
 use cni_test_harness::process::{self, Output};
 use cni_test_harness::runtime::{Attachment, Call};
 use cni_test_harness::{skip_unless, tools, wait};
+use serde_json::json;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(5);
 
-/// Everything that a pod leaves on a node: devices, reservations, scratch files.
+/// Everything that a pod leaves on a node: devices, routes, reservations, scratch files.
 fn residue(member: &Member) -> Result<BTreeSet<String>> {
     let mut found: BTreeSet<String> = member.view().link_names()?.into_iter().collect();
+    let routes = member.view().routes(Family::V4)?;
+    found.extend(routes.iter().map(|r| format!("{} dev {}", r.dst, r.dev)));
     for folder in ["cni/networks/cbr0", "cni/scratch"] {
         let Ok(entries) = std::fs::read_dir(member.node().make_dir(folder)?) else {
             continue;
@@ -92,14 +98,31 @@ fn run(mut strace: Command, call: &Call) -> Result<Output> {
     process::run(&mut strace, &call.stdin, DEADLINE)
 }
 
-/// A node with its bridge: that is shared, and stays when its pods go.
-fn node() -> Result<(Cluster, BTreeSet<String>)> {
+/// How pods are joined to the node.
+#[derive(Clone, Copy)]
+enum Mode {
+    Bridge,
+    Routed,
+}
+
+impl Mode {
+    fn list(self, member: &Member) -> Arc<NetworkList> {
+        let mut list = NetworkList::clone(member.list());
+        if let Self::Routed = self {
+            list.plugins[0]["delegate"] = json!({"mode": "routed", "isDefaultGateway": true});
+        }
+        Arc::new(list)
+    }
+}
+
+/// A node that has had a pod: its bridge is shared, and stays when its pods go.
+fn node(mode: Mode) -> Result<(Cluster, BTreeSet<String>)> {
     let cluster = Cluster::start(&Spec {
         nodes: 1,
         ..Spec::default()
     })?;
-    drop(cluster.pod(0)?);
     let member = cluster.member(0);
+    drop(Pod::new(member.runtime(), &mode.list(member))?);
     wait::until_true("the first pod is gone", SOON, || {
         Ok(!residue(member)?.iter().any(|name| name.starts_with("veth")))
     })?;
@@ -110,27 +133,38 @@ fn node() -> Result<(Cluster, BTreeSet<String>)> {
 #[test]
 fn add_killed_at_any_system_call_is_cleared_by_one_del() -> Result<()> {
     let strace = skip_unless!(tools::program("strace"));
-    let (cluster, before) = node()?;
+    killed_adds_are_cleared_by_one_del(&strace, Mode::Bridge)
+}
+
+#[test]
+fn a_routed_add_killed_at_any_system_call_is_cleared_by_one_del() -> Result<()> {
+    let strace = skip_unless!(tools::program("strace"));
+    killed_adds_are_cleared_by_one_del(&strace, Mode::Routed)
+}
+
+fn killed_adds_are_cleared_by_one_del(strace: &Path, mode: Mode) -> Result<()> {
+    let (cluster, before) = node(mode)?;
     let member = cluster.member(0);
+    let list = mode.list(member);
     let runtime = member.runtime();
     let pod = Netns::create(&netns::unique_name("pod"))?;
     let attachment = Attachment::eth0(pod.name(), &pod.path());
-    let call = runtime.compose("ADD", member.list(), 0, &attachment, &[])?;
-    let cuts = cuts(&system_calls(member, &strace, &call)?);
-    runtime.del(member.list(), &attachment)?;
+    let call = runtime.compose("ADD", &list, 0, &attachment, &[])?;
+    let cuts = cuts(&system_calls(member, strace, &call)?);
+    runtime.del(&list, &attachment)?;
     let mut killed = 0;
     for (at, cut) in cuts.iter().enumerate() {
-        if !cut_short(member, &strace, &call, cut)? {
+        if !cut_short(member, strace, &call, cut)? {
             killed += 1;
         }
-        runtime.del(member.list(), &attachment)?;
+        runtime.del(&list, &attachment)?;
         wait_until_clear(member, &before, cut)?;
         let eth0 = View::of(&pod).link_names()?;
         assert_eq!(eth0, Vec::<String>::new(), "killed at {cut:?}");
         // The next ADD of the same attachment works.
         if at % 10 == 0 {
-            runtime.add(member.list(), &attachment)?;
-            runtime.del(member.list(), &attachment)?;
+            runtime.add(&list, &attachment)?;
+            runtime.del(&list, &attachment)?;
         }
     }
     assert!(
@@ -144,7 +178,7 @@ fn add_killed_at_any_system_call_is_cleared_by_one_del() -> Result<()> {
 #[test]
 fn del_killed_at_any_system_call_is_finished_by_the_next() -> Result<()> {
     let strace = skip_unless!(tools::program("strace"));
-    let (cluster, before) = node()?;
+    let (cluster, before) = node(Mode::Bridge)?;
     let member = cluster.member(0);
     let runtime = member.runtime();
     let pod = Netns::create(&netns::unique_name("pod"))?;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
     RouteProtocol, RouteScope, RouteType,
@@ -114,6 +114,22 @@ pub fn replace(route: &Route) -> Request {
 /// identical one.
 pub fn append(route: &Route) -> Request {
     Request::new(RouteNetlinkMessage::NewRoute(message(route)), NLM_F_CREATE)
+}
+
+/// `ip route add unreachable NET metric 4294967295`: whoever sends there is told so, where no better
+/// route leads there. One that is there already counts as added.
+pub fn unreachable(destination: IpNet) -> Request {
+    let mut route = message(&Route {
+        scope: Some(RouteScope::Universe.into()),
+        metric: u32::MAX,
+        ..Route::to(destination)
+    });
+    route.header.kind = RouteType::Unreachable;
+    Request::new(
+        RouteNetlinkMessage::NewRoute(route),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+    .done_on(&[Errno::EEXIST])
 }
 
 /// `ip route del …`, exactly this one. One that is gone already is deleted.

@@ -109,8 +109,11 @@ impl Adding<'_> {
 
     /// What the node has of the network, and the seed of what it has not.
     fn look(&self, node: &mut Node) -> Result<(Found, String), Error> {
+        let Some(bridge) = self.bridge.device() else {
+            return Ok((Found::default(), String::new()));
+        };
         let found = Found {
-            bridge: node.present(&self.bridge.bridge, self.bridge.vlans.is_some())?,
+            bridge: node.present(bridge, self.bridge.vlans.is_some())?,
             vlan_gateway: match &self.bridge.vlan_gateway {
                 Some(gateway) => node.present(&gateway.name, true)?,
                 None => None,
@@ -164,10 +167,11 @@ impl Adding<'_> {
         progress: Progress,
         ips: &[IpConfig],
     ) -> Result<String, Error> {
+        let ips = &plan::shown(&self.bridge, ips);
         let made = node.made(progress, &self.bridge)?;
         let place = Place {
             attachment: &self.attachment,
-            gateway: self.bridge.gateway_device(),
+            gateway: self.bridge.gateway_device().unwrap_or(&made.host_ifname),
             host_ifname: &made.host_ifname,
             ips,
         };
@@ -188,25 +192,25 @@ impl Adding<'_> {
             sandbox: sandbox.to_owned(),
         };
         let Sandboxed { ifname, netns, .. } = self.request;
-        let mut interfaces = vec![
-            interface(&self.bridge.bridge, text(made.bridge_mac), ""),
-            interface(&made.host_ifname, text(made.host_mac), ""),
-            interface(ifname, made.pod_mac.to_string(), netns),
-        ];
-        if made.vlan_gateway_mac.is_some() {
-            let name = self.bridge.gateway_device();
-            interfaces.push(interface(name, text(made.vlan_gateway_mac), ""));
+        let bridge = self.bridge.device();
+        let bridge = bridge.map(|name| interface(name, text(made.bridge_mac), ""));
+        let mut interfaces: Vec<Interface> = bridge.into_iter().collect();
+        interfaces.push(interface(&made.host_ifname, text(made.host_mac), ""));
+        let pod = interfaces.len();
+        interfaces.push(interface(ifname, made.pod_mac.to_string(), netns));
+        if let (Some(mac), Some(name)) = (made.vlan_gateway_mac, self.bridge.gateway_device()) {
+            interfaces.push(interface(name, text(Some(mac)), ""));
         }
         AddResult {
-            interfaces,
             routes: plan::routes(&self.bridge, ips),
             ips: (ips.iter())
                 .map(|ip| IpConfig {
-                    interface: Some(2),
+                    interface: Some(pod),
                     ..*ip
                 })
                 .collect(),
             dns: self.dns.clone(),
+            interfaces,
         }
     }
 }

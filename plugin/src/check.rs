@@ -2,6 +2,8 @@
 //!
 //! What other plugins added since is no difference. [`difference`] is pure.
 
+mod routed;
+
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -15,6 +17,7 @@ use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::bridge::{BridgeNetwork, Ipam};
 use crate::config::flannel::Dialect;
+use crate::config::mode::Mode;
 use crate::delegate::main::Main;
 use crate::delegate::{self, Delegates};
 use crate::error::{Code, Error};
@@ -28,7 +31,7 @@ use crate::version::Version;
 /// What is there.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// The device with the bridge's name.
+    /// The device with the bridge's name, where there is to be one.
     pub(crate) bridge: Option<Link>,
     /// The device with the name that the result gives the node's end.
     pub(crate) host: Option<Link>,
@@ -38,6 +41,8 @@ pub(crate) struct Facts {
     pub(crate) addresses: Vec<IpNet>,
     /// Every route in the sandbox.
     pub(crate) routes: Vec<Route>,
+    /// Every route of the node, where it routes to each pod.
+    pub(crate) node_routes: Vec<Route>,
 }
 
 /// Says what is wrong with the attachment, if anything.
@@ -87,8 +92,9 @@ pub(crate) fn check(
         .check(header)?,
         _ => {}
     }
-    let host = node_end(&previous, &bridge.bridge).map_or("", |host| &host.name);
-    let facts = facts(&mut node, &netns, &bridge.bridge, host, &request.ifname)?;
+    let name = bridge.device();
+    let host = node_end(&previous, name).map_or("", |host| &host.name);
+    let facts = facts(&mut node, &netns, name, host, &request.ifname)?;
     if let Some(difference) = difference(bridge, request, &previous, &facts) {
         return Err(failed(difference));
     }
@@ -98,7 +104,7 @@ pub(crate) fn check(
     }
     let place = Place {
         attachment: &attachment,
-        gateway: bridge.gateway_device(),
+        gateway: bridge.gateway_device().unwrap_or(host),
         host_ifname: host,
         ips: &previous.ips,
     };
@@ -112,15 +118,16 @@ fn failed(difference: String) -> Error {
 fn facts(
     node: &mut Node,
     netns: &Netns,
-    bridge: &str,
+    bridge: Option<&str>,
     host: &str,
     ifname: &str,
 ) -> Result<Facts, Error> {
     let mut read = || -> kernel::Result<Facts> {
-        let mut facts = Facts {
-            bridge: link::by_name(&mut node.socket, bridge)?,
-            ..Facts::default()
-        };
+        let mut facts = Facts::default();
+        match bridge {
+            Some(bridge) => facts.bridge = link::by_name(&mut node.socket, bridge)?,
+            None => facts.node_routes = all_routes(&mut node.socket)?,
+        }
         if !host.is_empty() {
             facts.host = link::by_name(&mut node.socket, host)?;
         }
@@ -133,19 +140,24 @@ fn facts(
         if let Some(pod) = &facts.pod {
             let addresses = address::dump(&mut inside, Some(pod.ifindex))?;
             facts.addresses = addresses.into_iter().map(|address| address.net).collect();
-            for v6 in [false, true] {
-                facts.routes.extend(route::dump(&mut inside, v6)?);
-            }
+            facts.routes = all_routes(&mut inside)?;
         }
         Ok(facts)
     };
     read().map_err(|error| Error::new(Code::Kernel, error.to_string()))
 }
 
+fn all_routes(socket: &mut Socket) -> kernel::Result<Vec<Route>> {
+    let mut routes = route::dump(socket, false)?;
+    routes.extend(route::dump(socket, true)?);
+    Ok(routes)
+}
+
 /// The node's end in a result: what has no sandbox and is not the bridge.
-fn node_end<'a>(previous: &'a AddResult, bridge: &str) -> Option<&'a Interface> {
+fn node_end<'a>(previous: &'a AddResult, bridge: Option<&str>) -> Option<&'a Interface> {
     let mut interfaces = previous.interfaces.iter();
-    interfaces.find(|interface| interface.sandbox.is_empty() && interface.name != bridge)
+    interfaces
+        .find(|interface| interface.sandbox.is_empty() && Some(interface.name.as_str()) != bridge)
 }
 
 /// The first thing that is not as the result says.
@@ -156,7 +168,6 @@ pub(crate) fn difference(
     facts: &Facts,
 ) -> Option<String> {
     let Sandboxed { ifname, netns, .. } = request;
-    let name = &network.bridge;
     let listed = |wanted: &str| previous.interfaces.iter().find(|i| i.name == wanted);
     let Some(pod) = listed(ifname) else {
         return Some(format!("Interface {ifname} is not in prevResult"));
@@ -167,19 +178,10 @@ pub(crate) fn difference(
             pod.sandbox
         ));
     }
-    let Some(bridge) = facts.bridge.as_ref().filter(|link| link.kind == "bridge") else {
-        return Some(format!("bridge {name} not found"));
-    };
-    if let Some(was) = listed(name)
-        && differs(&was.mac, bridge)
+    if network.mode == Mode::Bridge
+        && let Some(difference) = bridge_difference(network, previous, facts)
     {
-        return Some(format!(
-            "Bridge interface {name} Mac doesn't match: {}",
-            was.mac
-        ));
-    }
-    if network.promiscuous && !bridge.promiscuous {
-        return Some(format!("Bridge interface {name} is not promiscuous"));
+        return Some(difference);
     }
     let Some(inside) = &facts.pod else {
         return Some(format!("Interface name {ifname} not found"));
@@ -193,12 +195,18 @@ pub(crate) fn difference(
     }
     let host = facts.host.as_ref().filter(|host| {
         let joined = host.lower == Some(inside.ifindex) && inside.lower == Some(host.ifindex);
-        joined && host.master == Some(bridge.ifindex)
+        joined && host.master == facts.bridge.as_ref().map(|bridge| bridge.ifindex)
     });
-    if host.is_none() {
-        return Some(format!("CNI veth created for bridge {name} was not found"));
-    }
-    if !inside.up {
+    let Some(host) = host else {
+        return Some(match network.mode {
+            Mode::Bridge => {
+                let name = &network.bridge;
+                format!("CNI veth created for bridge {name} was not found")
+            }
+            Mode::Routed => format!("the node's end of {ifname} was not found"),
+        });
+    };
+    if network.raise && !inside.up {
         return Some(format!("interface {ifname} is down"));
     }
     for address in previous.ips.iter().filter_map(|ip| ip.address) {
@@ -211,11 +219,16 @@ pub(crate) fn difference(
         let subnet = address.0.trunc();
         let connected =
             |route: &Route| route.destination == subnet && route.ifindex == Some(inside.ifindex);
-        if !facts.routes.iter().any(connected) {
+        if network.mode == Mode::Bridge && !facts.routes.iter().any(connected) {
             return Some(format!(
                 "Failed to find route to {subnet} for interface {ifname}"
             ));
         }
+    }
+    if network.mode == Mode::Routed
+        && let Some(difference) = routed::difference(previous, facts, inside, host)
+    {
+        return Some(difference);
     }
     let missing = previous
         .routes
@@ -233,6 +246,27 @@ pub(crate) fn difference(
             !facts.routes.iter().any(same)
         });
     missing.map(|dst| format!("Expected Route {} not found in routing table", dst.0))
+}
+
+/// What is wrong with the bridge itself.
+fn bridge_difference(
+    network: &BridgeNetwork,
+    previous: &AddResult,
+    facts: &Facts,
+) -> Option<String> {
+    let name = &network.bridge;
+    let Some(bridge) = facts.bridge.as_ref().filter(|link| link.kind == "bridge") else {
+        return Some(format!("bridge {name} not found"));
+    };
+    let was = previous.interfaces.iter().find(|i| i.name == *name);
+    if let Some(was) = was.filter(|was| differs(&was.mac, bridge)) {
+        return Some(format!(
+            "Bridge interface {name} Mac doesn't match: {}",
+            was.mac
+        ));
+    }
+    let quiet = network.promiscuous && !bridge.promiscuous;
+    quiet.then(|| format!("Bridge interface {name} is not promiscuous"))
 }
 
 /// A result that says nothing about a hardware address agrees with any.

@@ -13,8 +13,9 @@
 //!  verbs: add del check status gc, and host_local for the program of that name
 //! ```
 //!
-//! What is elsewhere chained behind is [`chained`] here, by its own names, and `builtin` where
-//! the network's own config asks for it: hostports, bandwidth, tuning.
+//! Pods are ports of a bridge, or routed without one (`config::mode`, `plan::routed`). What is
+//! elsewhere chained behind is [`chained`] here, by its own names, and `builtin` where the
+//! network's own config asks for it: hostports, bandwidth, tuning.
 //!
 //! [`run`] is the whole program with its surroundings injected. It starts no thread, and no other
 //! process but the plugins that a config delegates to (`delegate`). Whatever a killed ADD leaves,

@@ -12,6 +12,7 @@ use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::bridge::BridgeNetwork;
 use crate::config::flannel::{Dialect, FlannelConfig};
+use crate::config::mode::Mode;
 use crate::delegate;
 use crate::error::{Code, Error};
 use crate::scratch::Scratch;
@@ -63,7 +64,12 @@ impl Network {
             Some(kind) => Maker::Delegate(kind.to_owned()),
             None => {
                 let mut bridge = BridgeNetwork::parse(rendered.clone(), version, args)?;
+                bridge.mode = Mode::of(&rendered)?;
                 bridge.overlay = env.networks;
+                if bridge.mode == Mode::Routed && bridge.ipam.is_none() {
+                    let msg = "mode routed: a pod without addresses cannot be routed to: ipam.type is empty";
+                    return Err(Error::new(Code::InvalidConfig, msg));
+                }
                 Maker::Here(Box::new(bridge))
             }
         };

@@ -2,6 +2,7 @@
 //! errno means. Facts come from here, [`plan`](crate::plan)'s steps are done here.
 
 mod bridge;
+mod host_end;
 mod spoof_check;
 
 use std::fmt::Display;
@@ -41,7 +42,7 @@ pub(crate) struct Node {
 /// What ADD made, as the kernel says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Made {
-    /// The bridge's hardware address.
+    /// The bridge's hardware address, where there is one.
     pub(crate) bridge_mac: Option<Mac>,
     /// The node's end of the pair.
     pub(crate) host_ifname: String,
@@ -56,11 +57,17 @@ pub(crate) struct Made {
 /// What the steps before have found out.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    bridge: u32,
+    bridge: Option<u32>,
     vlan_gateway: Option<u32>,
     host_ifname: String,
     host_mac: Option<Mac>,
     pod_mac: Option<Mac>,
+}
+
+impl Progress {
+    fn of_bridge(&self) -> Result<u32, Error> {
+        self.bridge.ok_or_else(|| refused("there is no bridge"))
+    }
 }
 
 fn refused(error: impl Display) -> Error {
@@ -135,34 +142,35 @@ impl Node {
 
     /// What there is now that steps were done which end with a pair.
     pub(crate) fn made(&self, progress: Progress, network: &BridgeNetwork) -> Result<Made, Error> {
-        let vlan_gateway_mac = match progress.vlan_gateway {
-            Some(_) => device::mac(&self.socket, network.gateway_device()).map_err(refused)?,
-            None => None,
+        let mac = |name: Option<&str>| match name {
+            Some(name) => device::mac(&self.socket, name).map_err(refused),
+            None => Ok(None),
         };
+        let vlan_gateway = progress.vlan_gateway.and(network.gateway_device());
         Ok(Made {
-            bridge_mac: device::mac(&self.socket, &network.bridge).map_err(refused)?,
+            vlan_gateway_mac: mac(vlan_gateway)?,
+            bridge_mac: mac(network.device())?,
             host_ifname: progress.host_ifname,
             host_mac: progress.host_mac,
             pod_mac: progress.pod_mac.unwrap_or(Mac([0; 6])),
-            vlan_gateway_mac,
         })
     }
 
     fn step(&mut self, netns: &Netns, step: &Step, progress: &mut Progress) -> Result<(), Error> {
         match step {
-            Step::Bridge(bridge) => progress.bridge = self.ensure_bridge(bridge)?,
+            Step::Bridge(bridge) => progress.bridge = Some(self.ensure_bridge(bridge)?),
             Step::VlanGateway(gateway) => {
-                let ifindex = self.ensure_vlan_gateway(gateway, progress.bridge)?;
+                let ifindex = self.ensure_vlan_gateway(gateway, progress.of_bridge()?)?;
                 progress.vlan_gateway = Some(ifindex);
             }
             Step::Forward { v6 } => forward(*v6)?,
             Step::Pair(pair) => {
-                let gateway = progress.vlan_gateway.unwrap_or(progress.bridge);
+                let gateway = progress.vlan_gateway.or(progress.bridge);
                 progress.host_ifname = self.make_pair(netns, pair, progress.bridge, gateway)?;
                 progress.host_mac = Some(pair.host_mac);
                 progress.pod_mac = Some(pair.pod_mac);
             }
-            Step::FitMtu { mtu } => self.fit_mtu(progress.bridge, *mtu)?,
+            Step::FitMtu { mtu } => self.fit_mtu(progress.of_bridge()?, *mtu)?,
             Step::CheckSpoofing(attachment) => {
                 let mac = progress
                     .pod_mac
@@ -170,11 +178,10 @@ impl Node {
                 spoof_check::check_spoofing(attachment, &progress.host_ifname, mac)?;
             }
             Step::Sandbox(sandbox) => self.fill_sandbox(netns, sandbox)?,
+            Step::HostEnd(end) => self.fill_host_end(end, &progress.host_ifname)?,
             Step::Forget(addresses) => {
-                let gateway = progress.vlan_gateway.unwrap_or(progress.bridge);
-                let forget = addresses.iter();
-                let forget = forget.map(|ip| neighbour::delete(gateway, *ip));
-                self.all(&forget.collect::<Vec<_>>())?;
+                let gateway = progress.vlan_gateway.or(progress.bridge);
+                self.all(&forget(gateway, addresses))?;
             }
             Step::Masquerade {
                 attachment,
@@ -193,23 +200,25 @@ impl Node {
         }
     }
 
-    /// Makes the pair, and returns the name of the node's end. That one, being a port, hands all
-    /// it receives to the bridge: what it would do with router advertisements needs no setting.
-    /// `gateway` is the device behind which the node finds the pod.
+    /// Makes the pair, and returns the name of the node's end. A port hands all it receives to its
+    /// bridge: what it would do with router advertisements needs no setting. `gateway` is the device
+    /// behind which the node finds the pod, if that is another one than the pair itself.
     fn make_pair(
         &mut self,
         netns: &Netns,
         pair: &Pair,
-        bridge: u32,
-        gateway: u32,
+        bridge: Option<u32>,
+        gateway: Option<u32>,
     ) -> Result<String, Error> {
         self.await_leaving(&pair.forget)?;
         let host_name = self.create_pair(netns, pair, bridge)?;
-        let port = link::change(&host_name)
-            .alias(&pair.attachment.alias())
-            .port(pair.hairpin, pair.isolated);
-        let mut requests = vec![port.request()];
-        requests.extend(pair.forget.iter().map(|ip| neighbour::delete(gateway, *ip)));
+        let mut host = link::change(&host_name).alias(&pair.attachment.alias());
+        match bridge {
+            Some(_) => host = host.port(pair.hairpin, pair.isolated),
+            None => host_end::before_carrier(&host_name),
+        }
+        let mut requests = vec![host.request()];
+        requests.extend(forget(gateway, &pair.forget));
         let made = self.all(&requests);
         // The pod's end is down: nothing has come by the port in another VLAN.
         match made.and_then(|()| self.join_vlans(pair, &host_name)) {
@@ -249,7 +258,12 @@ impl Node {
     }
 
     /// Makes both ends with one message, under the first name that is free, and returns it.
-    fn create_pair(&mut self, netns: &Netns, pair: &Pair, bridge: u32) -> Result<String, Error> {
+    fn create_pair(
+        &mut self,
+        netns: &Netns,
+        pair: &Pair,
+        bridge: Option<u32>,
+    ) -> Result<String, Error> {
         for candidate in 0..CANDIDATES {
             let host_name = pair.attachment.host_ifname(candidate);
             let veth = veth::Veth {
@@ -259,7 +273,7 @@ impl Node {
                 mtu: pair.mtu,
                 host_mac: Some(pair.host_mac),
                 pod_mac: Some(pair.pod_mac),
-                master: Some(bridge),
+                master: bridge,
                 host_txqlen: None,
             };
             let mut made = self.socket.apply_all(&[veth.create()]);
@@ -381,6 +395,17 @@ impl Node {
             requests => self.socket.apply_all(requests).map_err(refused),
         }
     }
+}
+
+/// Where there is no bridge, what is remembered went with the pair.
+fn forget(bridge: Option<u32>, addresses: &[IpAddr]) -> Vec<Request> {
+    let on = bridge.into_iter();
+    on.flat_map(|bridge| {
+        addresses
+            .iter()
+            .map(move |ip| neighbour::delete(bridge, *ip))
+    })
+    .collect()
 }
 
 /// The error for a sandbox that is the node's own namespace.

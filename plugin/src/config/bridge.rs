@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cni_args::CniArgs;
+use crate::config::mode::Mode;
 use crate::config::vlan::{RawTrunk, Vlans};
 use crate::delegate;
 use crate::error::{Code, Error};
@@ -69,6 +70,8 @@ pub(crate) enum Gateway {
 /// A bridge network that ADD can attach a pod to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BridgeNetwork {
+    /// Whether there is a bridge at all: type `bridge` knows no other mode.
+    pub(crate) mode: Mode,
     /// The bridge's name.
     pub(crate) bridge: String,
     /// Whether pods leave the network through it.
@@ -138,11 +141,17 @@ impl VlanGateway {
 }
 
 impl BridgeNetwork {
-    /// The device that has the gateway's addresses, and behind which the node finds the pods.
-    pub(crate) fn gateway_device(&self) -> &str {
+    /// The bridge's name, where there is to be one.
+    pub(crate) fn device(&self) -> Option<&str> {
+        (self.mode == Mode::Bridge).then_some(self.bridge.as_str())
+    }
+
+    /// The device that has the gateway's addresses, and behind which the node finds the pods; None
+    /// where each pod is behind its own.
+    pub(crate) fn gateway_device(&self) -> Option<&str> {
         match &self.vlan_gateway {
-            Some(gateway) => &gateway.name,
-            None => &self.bridge,
+            Some(gateway) => Some(&gateway.name),
+            None => self.device(),
         }
     }
 
@@ -235,6 +244,7 @@ impl BridgeNetwork {
             return Err(invalid("ipam.routes: a route without dst".into()));
         }
         Ok(BridgeNetwork {
+            mode: Mode::Bridge,
             bridge,
             gateway,
             vlan_gateway,

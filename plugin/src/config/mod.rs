@@ -1,9 +1,10 @@
 //! What the runtime sends on stdin, in three depths: the [`Header`] that every verb needs, the
 //! flannel plugin's keys ([`flannel`]), and the bridge that comes of them ([`bridge`], with its
-//! VLANs in [`vlan`]). Pure.
+//! VLANs in [`vlan`]) unless pods are routed without one ([`mode`]). Pure.
 
 pub(crate) mod bridge;
 pub(crate) mod flannel;
+pub(crate) mod mode;
 pub(crate) mod vlan;
 
 use serde_json::Value;

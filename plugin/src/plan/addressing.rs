@@ -36,7 +36,7 @@ pub(super) fn addressing(
     gateways: &[IpNet],
     present: &Present,
 ) -> Result<(Addressing, Option<String>), Error> {
-    let name = network.gateway_device();
+    let name = network.gateway_device().unwrap_or(&network.bridge);
     let mut plan = Addressing::default();
     let mut refusal = None;
     let mut addresses = present.addresses.clone();

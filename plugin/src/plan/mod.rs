@@ -1,10 +1,12 @@
 //! From a network, a reservation and what the node has, the steps that make an attachment. Pure.
 //!
 //! Each step knows its undo. The bridge, its address, a VLAN's gateway and forwarding have none:
-//! other pods may use them by the time this one fails. What is in the sandbox goes with the pair.
+//! other pods may use them by the time this one fails. What is in the sandbox and on the node's end
+//! goes with the pair.
 
 mod addressing;
 mod bridge;
+mod routed;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -17,12 +19,14 @@ use kernel::Mac;
 
 use crate::attachment::{self, Attachment};
 use crate::config::bridge::{BridgeNetwork, Gateway, VlanGateway};
+use crate::config::mode::Mode;
 use crate::config::vlan::Vlans;
 use crate::error::{Code, Error};
 use crate::result::{IpConfig, Route};
 
 pub(crate) use addressing::Addressing;
 pub(crate) use bridge::{BridgeStep, Present, fitting_mtu};
+pub(crate) use routed::{HostEnd, shown};
 pub(crate) use routes::routes;
 use routes::with_gateways;
 pub(crate) use vlan::VlanGatewayStep;
@@ -53,6 +57,8 @@ pub(crate) enum Step {
     CheckSpoofing(Attachment),
     /// See [`Sandbox`].
     Sandbox(Sandbox),
+    /// See [`HostEnd`].
+    HostEnd(HostEnd),
     /// What the node remembers of who had the pod's addresses before is forgotten.
     Forget(Vec<IpAddr>),
     /// What the pod sends out of its subnets is masqueraded.
@@ -64,7 +70,7 @@ pub(crate) enum Step {
     },
 }
 
-/// The veth pair: one end a port of the bridge, the other the pod's interface.
+/// The veth pair: one end the pod's interface, the other the node's; a port where there is a bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pair {
     /// Whose it is, and so its name and alias.
@@ -124,6 +130,7 @@ impl Step {
             | Step::Forward { .. }
             | Step::FitMtu { .. }
             | Step::Forget(_)
+            | Step::HostEnd(_)
             | Step::Sandbox(_) => None,
         }
     }
@@ -152,6 +159,10 @@ pub(crate) fn add(
         .filter_map(|ip| ip.address)
         .map(|a| a.0)
         .collect();
+    if network.mode == Mode::Routed {
+        mtu_suits(network.mtu, &addresses, &[], found)?;
+        return routed::add(network, attachment, ips, &addresses);
+    }
     let gateways = match network.gateway {
         Gateway::None => vec![],
         _ => routes::gateways(ips),
