@@ -74,7 +74,7 @@ pub fn run(options: &Options, command: &str) -> Result<()> {
         }
     };
     let mut server = progress.step("an API server", || ApiServer::start(&programs))?;
-    let what = format!("{} Nodes of {} kB", options.nodes, node_bytes() / 1000);
+    let what = format!("{} Nodes of {} bytes", options.nodes, node_bytes());
     progress.step(&what, || fill(&mut server, options.nodes))?;
     let name = netns::unique_name("nodes");
     let spec = Spec {

@@ -2,7 +2,7 @@
 //!
 //! Both run on the same node, one after the other, in turns; between two runs the node loses its
 //! VXLAN device, with everything on it, and its firewall rules. A run is over with the last peer's
-//! route, neighbour and forwarding entry ([`super::arrivals`]); its time and memory are read then.
+//! route, neighbour and forwarding entry (`arrivals`); its time and memory are read then.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
