@@ -21,6 +21,7 @@ pub(crate) fn plain_link(ifindex: u32, name: &str) -> Link {
         txqlen: 1000,
         vxlan: None,
         hairpin: None,
+        filters_vlans: false,
     }
 }
 
