@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -35,6 +36,8 @@ struct Step {
     emptied: bool,
     #[serde(default)]
     unbridged: bool,
+    #[serde(default)]
+    before: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -128,16 +131,20 @@ struct Outcome {
 fn run(step: &Step, stdin: &str) -> Outcome {
     let (mut stdout, mut stderr) = (vec![], vec![]);
     let program = OsString::from(format!("/opt/cni/bin/{}", step.plugin));
+    // The node is a thread here, and was a process there.
+    let here = |value: &String| value.replace("/proc/self/", "/proc/thread-self/");
     let exit = twill::run(twill::Process {
         program: &program,
-        env: &|name| step.env.get(name).map(OsString::from),
+        env: &|name| step.env.get(name).map(here).map(OsString::from),
         stdin: &mut stdin.as_bytes(),
         stdout: &mut stdout,
         stderr: &mut stderr,
     });
     Outcome {
         exit,
-        stdout: String::from_utf8(stdout).unwrap(),
+        stdout: String::from_utf8(stdout)
+            .unwrap()
+            .replace("/proc/thread-self/", "/proc/self/"),
         stderr: String::from_utf8(stderr).unwrap(),
     }
 }
@@ -201,16 +208,46 @@ fn seed_subnet_env(files: &BTreeMap<String, Entry>) {
     }
 }
 
-/// CHECK gets what our ADD said, not what was recorded.
-fn with_our_result(stdin: &str, ours: Option<&Value>) -> String {
-    let Ok(mut config) = serde_json::from_str::<Value>(stdin) else {
+/// What an ADD said, recorded and here.
+struct Said {
+    recorded: Value,
+    ours: Value,
+}
+
+impl Said {
+    /// The name of our pair's end on the node.
+    fn host_ifname(&self) -> &str {
+        self.ours["interfaces"][1]["name"]
+            .as_str()
+            .unwrap_or_default()
+    }
+}
+
+/// Gets names and hardware addresses of our ADD where the recorded ADD's stand.
+fn with_our_result(stdin: &str, said: Option<&Said>) -> String {
+    let (Ok(mut config), Some(said)) = (serde_json::from_str::<Value>(stdin), said) else {
         return stdin.to_owned();
     };
-    match (config.get("prevResult"), ours) {
-        (Some(_), Some(ours)) => config["prevResult"] = ours.clone(),
-        _ => return stdin.to_owned(),
+    let Some(interfaces) = config["prevResult"]["interfaces"].as_array_mut() else {
+        return stdin.to_owned();
+    };
+    for (at, interface) in interfaces.iter_mut().enumerate() {
+        for key in ["name", "mac"] {
+            let recorded = &said.recorded["interfaces"][at][key];
+            if interface[key] == *recorded && recorded.is_string() {
+                interface[key] = said.ours["interfaces"][at][key].clone();
+            }
+        }
     }
     config.to_string()
+}
+
+/// What the recorder did to the node before the run; `$HOST` is the node's end of the last pair.
+fn prepare(commands: &str, host_ifname: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-e", "-c", commands]).env("HOST", host_ifname);
+    let out = shell.output().unwrap();
+    assert!(out.status.success(), "{commands}: {out:?}");
 }
 
 fn compare(step: &Step, got: &Outcome) -> Vec<(&'static str, String)> {
@@ -275,7 +312,8 @@ fn replay(case: &str) -> (Vec<String>, Vec<usize>) {
         .collect();
     let differences = differences();
     let (mut failures, mut used) = (vec![], vec![]);
-    let mut results: BTreeMap<String, Value> = BTreeMap::new();
+    let mut results: BTreeMap<String, Said> = BTreeMap::new();
+    let mut host_ifname = String::new();
     if let Some(files) = steps.iter().find_map(|step| step.files.as_ref()) {
         seed_subnet_env(files);
     }
@@ -285,13 +323,13 @@ fn replay(case: &str) -> (Vec<String>, Vec<usize>) {
         }
         if step.unbridged {
             let delete = ["link", "del", "cni0"];
-            let _ = std::process::Command::new("ip")
-                .args(delete)
-                .output()
-                .unwrap();
+            let _ = Command::new("ip").args(delete).output().unwrap();
         }
         if let Some(files) = &step.files {
             seed_subnet_env(files);
+        }
+        if let Some(commands) = &step.before {
+            prepare(commands, &host_ifname);
         }
         let id = step.env.get("CNI_CONTAINERID").cloned().unwrap_or_default();
         let got = run(step, &with_our_result(&step.stdin, results.get(&id)));
@@ -304,7 +342,12 @@ fn replay(case: &str) -> (Vec<String>, Vec<usize>) {
             }
         }
         if got.exit == 0 && step.env.get("CNI_COMMAND").is_some_and(|c| c == "ADD") {
-            results.insert(id, serde_json::from_str(&got.stdout).unwrap());
+            let said = Said {
+                recorded: serde_json::from_str(&step.stdout).unwrap_or_default(),
+                ours: serde_json::from_str(&got.stdout).unwrap(),
+            };
+            said.host_ifname().clone_into(&mut host_ifname);
+            results.insert(id, said);
         }
         for (what, words) in found {
             match differences
