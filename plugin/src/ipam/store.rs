@@ -228,13 +228,12 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// Removes reservations without content: whoever made them was killed before it wrote them, or
+    /// Removes reservations that name nobody: whoever made them was killed before it wrote them, or
     /// it would still have the lock that we have.
     fn remove_torn(&self) -> Result<(), IpamError> {
         for (name, ip) in self.store.files()? {
             let path = self.store.dir.join(name);
-            let empty = |meta: fs::Metadata| meta.is_file() && meta.len() == 0;
-            if ip.is_some() && fs::symlink_metadata(&path).is_ok_and(empty) {
+            if ip.is_some() && is_nobodys(&path) {
                 remove(&path)?;
             }
         }
@@ -267,8 +266,8 @@ impl Locked<'_> {
         }
     }
 
-    /// Reserves the address, unless it is somebody's. A file without content was left by a process
-    /// that was killed between making and writing it, and is free.
+    /// Reserves the address, unless it is somebody's. A file that names nobody was left by a process
+    /// that was killed between making and writing it, or by a disk that lost it, and is free.
     pub(crate) fn take(&self, ip: IpAddr, owner: &Owner<'_>) -> Result<bool, IpamError> {
         let name = ip.to_string();
         let path = self.store.dir.join(&name);
@@ -276,11 +275,10 @@ impl Locked<'_> {
         options.write(true).mode(0o600);
         let file = match options.clone().create_new(true).open(&path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                match fs::metadata(&path) {
-                    Ok(meta) if meta.is_file() && meta.len() == 0 => {}
-                    _ => return Ok(false),
+                if !is_nobodys(&path) {
+                    return Ok(false);
                 }
-                options.open(&path)
+                options.truncate(true).open(&path)
             }
             other => other,
         };
@@ -392,7 +390,16 @@ fn overwrite(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn read_holder(path: &Path) -> Option<Held> {
-    Held::parse(&fs::read_to_string(path).ok()?)
+    // What is no text is a holder that no runtime knows, so that GC takes it away.
+    Held::parse(&String::from_utf8_lossy(&fs::read(path).ok()?))
+}
+
+/// Whether the file can be read, and has nobody in it: a file system that lost its end in a crash
+/// leaves zero bytes, as many as there were.
+fn is_nobodys(path: &Path) -> bool {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    let nobody = |bytes: Vec<u8>| Held::parse(&String::from_utf8_lossy(&bytes)).is_none();
+    is_file && fs::read(path).is_ok_and(nobody)
 }
 
 fn remove(path: &Path) -> Result<(), IpamError> {
@@ -459,6 +466,27 @@ mod tests {
         let locked = store.lock().unwrap();
         assert!(locked.take(ip("10.1.2.3"), &OWNER).unwrap());
         assert!(!locked.take(ip("10.1.2.3"), &OWNER).unwrap());
+    }
+
+    #[test]
+    fn a_file_that_names_nobody_is_free_and_nothing_of_it_stays() {
+        let (_dir, store) = store();
+        for (name, torn) in [("10.1.2.3", "\0".repeat(90)), ("10.1.2.4", " \r\n".into())] {
+            put(&store, name, &torn);
+            let locked = store.lock().unwrap();
+            assert!(locked.take(ip(name), &OWNER).unwrap());
+            let content = fs::read_to_string(store.dir.join(name)).unwrap();
+            assert_eq!(content, "abc\r\neth0");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_collected_as_nobody_knows_its_holder() {
+        let (_dir, store) = store();
+        fs::write(store.dir.join("10.1.2.3"), b"\xff\xfe").unwrap();
+        assert!(!store.lock().unwrap().take(ip("10.1.2.3"), &OWNER).unwrap());
+        store.release_others(|_| false).unwrap();
+        assert!(store.is_free(ip("10.1.2.3")));
     }
 
     #[test]
