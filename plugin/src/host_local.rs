@@ -94,7 +94,7 @@ fn store(header: &Header, config: &ipam::Config) -> Store {
     Store::new(&config.data_dir, &header.name)
 }
 
-fn config(header: &Header, version: Version, args: &str) -> Result<ipam::Config, Error> {
+pub(crate) fn config(header: &Header, version: Version, args: &str) -> Result<ipam::Config, Error> {
     let args = CniArgs::parse(args)?;
     let raw: Raw = go_json::from_value(header.config.clone())
         .map_err(|error| Error::new(Code::Decode, error.to_string()))?;

@@ -34,6 +34,8 @@ mod config;
 mod del;
 mod delegate;
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod gc;
 mod host_local;
 mod hostports;

@@ -27,6 +27,8 @@ pub mod diff;
 mod due;
 pub mod family;
 pub mod flags;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod health;
 mod keeper;
 pub mod lease;

@@ -46,6 +46,15 @@ impl Store {
         Store { dir, links }
     }
 
+    /// The same with its index beside the folder, so that nothing outside is touched.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn indexed_within(data_dir: &Path, network: &str) -> Store {
+        Store {
+            dir: data_dir.join(network),
+            links: data_dir.join(".links"),
+        }
+    }
+
     fn index(&self) -> Index<'_> {
         Index {
             folder: &self.dir,

@@ -48,7 +48,7 @@ impl Backup {
     }
 
     /// Writes the file whole or not at all.
-    pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
+    pub(crate) fn write(&self, path: &Path) -> Result<(), Error> {
         let io = |error: std::io::Error| {
             let msg = format!("tuning: write {}: {error}", path.display());
             Error::new(Code::State, msg)
@@ -82,7 +82,7 @@ impl Backup {
     }
 
     /// Reads the file; None if there is none, or one that cannot be understood.
-    pub(super) fn read(path: &Path) -> Option<Backup> {
+    pub(crate) fn read(path: &Path) -> Option<Backup> {
         go_json::from_slice(&fs::read(path).ok()?).ok()
     }
 }

@@ -31,6 +31,8 @@ pub(crate) mod checksum;
 mod counters;
 pub(crate) mod cut;
 pub mod device;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub(crate) mod icmp;
 mod inward;
 pub(crate) mod merge;

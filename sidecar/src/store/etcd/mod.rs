@@ -14,6 +14,8 @@
 mod client;
 mod connection;
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod keys;
 mod listing;
 mod moving;

@@ -5,6 +5,8 @@
 //! running program. Secrets are never printed: nothing here shows more than paths.
 
 mod kubeconfig;
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) use kubeconfig::is_read as kubeconfig_is_read;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

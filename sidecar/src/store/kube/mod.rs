@@ -15,6 +15,8 @@ mod annotations;
 mod backoff;
 mod client;
 mod follow;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod identity;
 mod moving;
 mod node;

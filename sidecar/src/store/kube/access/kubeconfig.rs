@@ -61,6 +61,13 @@ struct User {
     auth_provider: Option<IgnoredAny>,
 }
 
+/// Whether the bytes are a kubeconfig, as far as that can be said without what it names.
+#[cfg(any(test, feature = "fuzz"))]
+pub(in crate::store::kube) fn is_read(bytes: &[u8]) -> bool {
+    let file: Result<Kubeconfig, _> = serde_norway::from_slice(bytes);
+    file.is_ok_and(|file| pick(file.contexts, &file.current_context, "context").is_ok())
+}
+
 /// Reads a kubeconfig and what it names; `url` goes before the file's.
 pub(super) fn load(path: &Path, url: Option<&str>) -> Result<Access, AccessError> {
     let place = path.display().to_string();
