@@ -13,7 +13,7 @@ usage: cni-test-harness demo [--nodes 3] [--pods 2] [--keep]   a cluster on this
        cni-test-harness demo --down                            removes a demo that was kept
        cni-test-harness lab list | run NAME | run all         overlays built by hand, explained
        cni-test-harness bench [--only pods|peers|nodes|tables] [--out bench]
-                              [--rounds 50] [--at-once-rounds 50] [--pods 100]
+                              [--rounds 50] [--at-once-rounds 5] [--pods 100]
                               [--peers 10,1000,5000,10000] [--peer-rounds 3] [--nodes 5000]";
 
 fn main() -> ExitCode {

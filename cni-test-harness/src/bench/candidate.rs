@@ -4,13 +4,13 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
+use super::chain::Chain;
 use super::measure::Start;
+use super::scene::Scene;
 use crate::netns::{self, Netns};
 use crate::node::Node;
-use crate::runtime::Attachment;
-use crate::suite::{self, Plugins, Site};
+use crate::suite;
 use crate::tools;
 
 /// Names of candidates, as the report says them.
@@ -19,6 +19,8 @@ pub(super) const FLOOR: &str = "the floor";
 pub(super) const TWILL: &str = "twill";
 pub(super) const DEBIAN: &str = "bridge + host-local, Debian's";
 pub(super) const UPSTREAM: &str = "bridge + host-local v1.9.1";
+pub(super) const CHAIN: &str = "bridge + host-local + portmap v1.9.1";
+pub(super) const FLANNEL: &str = "flannel + bridge + host-local + portmap";
 
 /// The floor's host ends have the indexes from here on.
 const FIRST_INDEX: usize = 10_000;
@@ -39,24 +41,21 @@ enum How {
         program: PathBuf,
         bridge_index: u64,
     },
-    /// A plugin, called as a runtime does.
-    Plugin(Site),
+    /// Plugins, called as a runtime does.
+    Plugins(Box<Chain>),
 }
 
-/// All candidates with `pods` namespaces each, and why others are left out.
+/// All that attach a plain pod, with `pods` namespaces each, and why others are left out.
 pub(super) fn all(pods: usize) -> Result<(Vec<Candidate>, Vec<String>)> {
     let floor = tools::built("floor")?;
-    let mut all = vec![Candidate::new(
-        FLOOR,
-        floor_on_a_bridge(floor.clone())?,
-        pods,
-    )?];
-    all.push(Candidate::new(TWILL, plugin(&Plugins::twill()?)?, pods)?);
+    let bare = floor_on_a_bridge(floor.clone())?;
+    let mut all = vec![Candidate::new(FLOOR, bare, pods)?];
     let mut missing = Vec::new();
-    for (name, plugins) in [(DEBIAN, Plugins::debian()), (UPSTREAM, Plugins::upstream())] {
-        match plugins {
-            Ok(plugins) => all.push(Candidate::new(name, plugin(&plugins)?, pods)?),
-            Err(error) => missing.push(format!("{name}: {error}")),
+    for name in [TWILL, DEBIAN, UPSTREAM, CHAIN, FLANNEL] {
+        match Candidate::of_plugins(name, Scene::Plain, pods) {
+            Ok(candidate) => all.push(candidate),
+            Err(error) if name == TWILL => return Err(error),
+            Err(error) => missing.push(format!("{name}: {error:#}")),
         }
     }
     let nothing = How::Nothing {
@@ -65,10 +64,6 @@ pub(super) fn all(pods: usize) -> Result<(Vec<Candidate>, Vec<String>)> {
     };
     all.push(Candidate::new(NOTHING, nothing, pods)?);
     Ok((all, missing))
-}
-
-fn plugin(plugins: &Plugins) -> Result<How> {
-    Ok(How::Plugin(Site::with(plugins, "1.0.0", "10.77.0.0/24")?))
 }
 
 fn floor_on_a_bridge(program: PathBuf) -> Result<How> {
@@ -97,16 +92,30 @@ impl Candidate {
         })
     }
 
-    /// Where its plugin runs.
+    /// The plugins of a name in a scene; an error says what is missing on this machine.
+    pub(super) fn of_plugins(name: &'static str, scene: Scene, pods: usize) -> Result<Self> {
+        let chain = Chain::new(name, scene)?;
+        Self::new(name, How::Plugins(Box::new(chain)), pods)
+    }
+
+    /// Where its plugins run.
     pub(super) fn node(&self) -> &Node {
         match &self.how {
             How::Nothing { node, .. } | How::Floor { node, .. } => node,
-            How::Plugin(site) => site.node(),
+            How::Plugins(chain) => chain.node(),
         }
     }
 
-    /// What an ADD of pod number `pod` starts.
-    pub(super) fn add(&self, pod: usize) -> Result<Start> {
+    /// How many processes a runtime starts for a verb, one after the other.
+    pub(super) fn steps(&self) -> usize {
+        match &self.how {
+            How::Plugins(chain) => chain.len(),
+            _ => 1,
+        }
+    }
+
+    /// What an ADD of pod number `pod` starts as its `step`, after the one that answered `previous`.
+    pub(super) fn add(&self, pod: usize, step: usize, previous: Option<&[u8]>) -> Result<Start> {
         Ok(match &self.how {
             How::Nothing { program, .. } => Start::of(program, ["nothing".to_owned()]),
             How::Floor {
@@ -129,35 +138,27 @@ impl Candidate {
                 ];
                 Start::of(program, args)
             }
-            How::Plugin(site) => self.call("ADD", site, pod, &[])?,
+            How::Plugins(chain) => chain.call("ADD", step, &self.pods[pod], previous)?,
         })
     }
 
-    /// What a DEL of pod number `pod` starts, whose ADD answered `added`.
-    pub(super) fn del(&self, pod: usize, added: &[u8]) -> Result<Start> {
+    /// What a DEL of pod number `pod` starts as its `step`, whose ADD answered `added`.
+    pub(super) fn del(&self, pod: usize, step: usize, added: &[u8]) -> Result<Start> {
         Ok(match &self.how {
             How::Nothing { program, .. } => Start::of(program, ["nothing".to_owned()]),
             How::Floor { program, .. } => {
                 Start::of(program, ["del".to_owned(), format!("veth{pod}")])
             }
-            How::Plugin(site) => {
-                let result: Value = serde_json::from_slice(added).context("read ADD's result")?;
-                self.call("DEL", site, pod, &[("prevResult", result)])?
+            // A chain is taken down backwards.
+            How::Plugins(chain) => {
+                let step = chain.len() - 1 - step;
+                chain.call("DEL", step, &self.pods[pod], Some(added))?
             }
         })
     }
 
-    fn call(&self, verb: &str, site: &Site, pod: usize, more: &[(&str, Value)]) -> Result<Start> {
-        let netns = &self.pods[pod];
-        let attachment = Attachment::eth0(netns.name(), &netns.path());
-        let call = site
-            .runtime()
-            .compose(verb, site.list(), 0, &attachment, more)?;
-        Ok(Start {
-            program: call.program,
-            args: Vec::new(),
-            env: call.env,
-            stdin: call.stdin,
-        })
+    /// Whether a DEL of what is gone is no failure.
+    pub(super) fn repeats_del(&self) -> bool {
+        !matches!(self.how, How::Floor { .. })
     }
 }

@@ -68,6 +68,17 @@ pub(super) struct Sample {
     pub(super) stdout: Vec<u8>,
 }
 
+impl Sample {
+    /// This one and then the next, as one.
+    pub(super) fn then(self, next: Sample) -> Sample {
+        Sample {
+            wall_ms: self.wall_ms + next.wall_ms,
+            cpu_ms: self.cpu_ms + next.cpu_ms,
+            stdout: next.stdout,
+        }
+    }
+}
+
 /// What processes started together cost.
 #[derive(Debug)]
 pub(super) struct Round {
@@ -75,6 +86,17 @@ pub(super) struct Round {
     pub(super) wall_ms: f64,
     /// In the order of the starts.
     pub(super) samples: Vec<Sample>,
+}
+
+impl Round {
+    /// This one and, for the same pods, the next, as one.
+    pub(super) fn then(self, next: Round) -> Round {
+        let pairs = self.samples.into_iter().zip(next.samples);
+        Round {
+            wall_ms: self.wall_ms + next.wall_ms,
+            samples: pairs.map(|(one, other)| one.then(other)).collect(),
+        }
+    }
 }
 
 /// Runs one process.

@@ -4,12 +4,15 @@
 //! machine does meanwhile hits all alike; the order changes from round to round. Each has a node of
 //! its own. Pods' namespaces are made beforehand: only the plugin is timed.
 //!
-//! `candidate` says what is started, `measure` starts it, `idle` looks at twilld doing nothing,
-//! `report` and `picture` write down what came out. `peers` and `nodes` measure twilld
+//! `candidate` says what is started, `chain` and `scene` how it is configured and among what,
+//! `measure` starts it, `rounds` in which order, `idle` looks at twilld doing nothing,
+//! `report`, `aims` and `picture` write down what came out. `peers` and `nodes` measure twilld
 //! beside flanneld.
 
+mod aims;
 mod arrivals;
 mod candidate;
+mod chain;
 mod idle;
 mod measure;
 pub mod nodes;
@@ -18,15 +21,18 @@ pub mod peers;
 mod picture;
 mod relay;
 mod report;
+mod rounds;
+mod scene;
 pub mod tables;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 
-use candidate::Candidate;
+use candidate::{CHAIN, Candidate, FLANNEL, TWILL};
 use measure::Sample;
 use numbers::Series;
+use scene::Scene;
 
 use crate::progress::Progress;
 use crate::tools;
@@ -48,17 +54,12 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             rounds: 50,
-            at_once_rounds: 50,
+            at_once_rounds: 5,
             pods: 100,
             out: "bench".into(),
         }
     }
 }
-
-/// Rounds that are run before anything is counted.
-const WARM_UP: usize = 3;
-/// Rounds in which peak memory is looked at, and not the time.
-const MEMORY_ROUNDS: usize = 5;
 
 /// What was seen of one verb of one candidate.
 #[derive(Debug, Default)]
@@ -80,6 +81,10 @@ struct Verb {
 struct Outcome {
     add: Verb,
     del: Verb,
+    /// The DEL of what is gone, one at a time.
+    again: Verb,
+    /// From the end of DEL until the pod's pair was not there any more, in ms.
+    gone: Series,
     /// The largest peak RSS of a process of an ADD or DEL, in KiB.
     peak_kib: u64,
 }
@@ -101,18 +106,16 @@ pub fn run(options: &Options, command: &str) -> Result<()> {
     missing
         .iter()
         .for_each(|missing| progress.line(&format!("  left out: {missing}")));
-    // The measuring thread moves from namespace to namespace, so it is not this one.
-    let outcomes = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| measure_all(options, &candidates, &progress));
-        thread
-            .join()
-            .map_err(|_| anyhow!("the measuring thread panicked"))?
-    })?;
+    let outcomes = apart(|| rounds::plain(options, &candidates, &progress))?;
     let named: Vec<(&str, Outcome)> = candidates
         .iter()
         .map(|candidate| candidate.name)
         .zip(outcomes)
         .collect();
+    drop(candidates);
+    let (places, candidates) = progress.step("nodes with other pods on them", in_scenes)?;
+    let outcomes = apart(|| rounds::in_scenes(options, &candidates, &progress))?;
+    let scenes: Vec<_> = places.into_iter().zip(outcomes).collect();
     drop(candidates);
     let idle = progress.step("twilld with two peers, idle", idle::measure);
     let idle = idle.map_err(|error| format!("{error:#}"));
@@ -120,6 +123,7 @@ pub fn run(options: &Options, command: &str) -> Result<()> {
         command,
         options,
         named: &named,
+        scenes: &scenes,
         missing: &missing,
         idle: &idle,
     };
@@ -139,89 +143,35 @@ pub fn run(options: &Options, command: &str) -> Result<()> {
         .map_err(|error| anyhow!("twilld was not measured: {error}"))
 }
 
-fn measure_all(
-    options: &Options,
-    candidates: &[Candidate],
-    progress: &Progress,
-) -> Result<Vec<Outcome>> {
-    let mut outcomes: Vec<Outcome> = candidates.iter().map(|_| Outcome::default()).collect();
-    let total = WARM_UP + options.rounds;
-    for round in 0..total {
-        progress.show(&format!("one at a time: round {} of {total}", round + 1));
-        for index in order(candidates.len(), round) {
-            let (add, del) =
-                one(&candidates[index]).with_context(|| candidates[index].name.to_owned())?;
-            if round >= WARM_UP {
-                outcomes[index].add.note(&add);
-                outcomes[index].del.note(&del);
+/// Where a candidate stands: its scene and its name.
+type Place = (Scene, &'static str);
+
+/// Those that have a part in host ports, in every scene; who is not there was named already.
+fn in_scenes() -> Result<(Vec<Place>, Vec<Candidate>)> {
+    let (mut places, mut candidates) = (Vec::new(), Vec::new());
+    for scene in Scene::OTHERS {
+        for name in [TWILL, CHAIN, FLANNEL] {
+            match Candidate::of_plugins(name, scene, 1) {
+                Ok(candidate) => {
+                    places.push((scene, name));
+                    candidates.push(candidate);
+                }
+                Err(error) if name == TWILL => return Err(error),
+                Err(_) => {}
             }
         }
     }
-    progress.line(&format!(
-        "  {} rounds one at a time: {:.1} s",
-        total,
-        progress.seconds()
-    ));
-    for round in 0..=options.at_once_rounds {
-        progress.show(&format!("{} at once: round {round}", options.pods));
-        for index in order(candidates.len(), round) {
-            let (adds, dels) = many(&candidates[index], options.pods)
-                .with_context(|| candidates[index].name.to_owned())?;
-            // The first round warms up.
-            if round > 0 {
-                outcomes[index].add.note_many(&adds);
-                outcomes[index].del.note_many(&dels);
-            }
-        }
-    }
-    let (pods, rounds) = (options.pods, options.at_once_rounds);
-    progress.line(&format!(
-        "  {rounds} rounds of {pods} at once: {:.1} s",
-        progress.seconds()
-    ));
-    for _ in 0..MEMORY_ROUNDS {
-        for (candidate, outcome) in candidates.iter().zip(&mut outcomes) {
-            outcome.peak_kib = outcome.peak_kib.max(memory(candidate)?);
-        }
-    }
-    Ok(outcomes)
+    Ok((places, candidates))
 }
 
-/// Another order in every round, each once as it is and once backwards, so that nobody always
-/// comes after the same neighbour.
-fn order(count: usize, round: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    order.rotate_left((round / 2) % count);
-    if round % 2 == 1 {
-        order.reverse();
-    }
-    order
-}
-
-fn one(candidate: &Candidate) -> Result<(Sample, Sample)> {
-    candidate.node().netns().enter()?;
-    let add = measure::one(&candidate.add(0)?)?;
-    let del = measure::one(&candidate.del(0, &add.stdout)?)?;
-    Ok((add, del))
-}
-
-fn many(candidate: &Candidate, pods: usize) -> Result<(measure::Round, measure::Round)> {
-    candidate.node().netns().enter()?;
-    let starts = (0..pods)
-        .map(|pod| candidate.add(pod))
-        .collect::<Result<Vec<_>>>()?;
-    let adds = measure::at_once(&starts)?;
-    let starts = adds.samples.iter().enumerate();
-    let starts = starts.map(|(pod, add)| candidate.del(pod, &add.stdout));
-    let dels = measure::at_once(&starts.collect::<Result<Vec<_>>>()?)?;
-    Ok((adds, dels))
-}
-
-fn memory(candidate: &Candidate) -> Result<u64> {
-    candidate.node().netns().enter()?;
-    let (add, stdout) = measure::peak_kib(&candidate.add(0)?)?;
-    let (del, _) = measure::peak_kib(&candidate.del(0, &stdout)?)?;
-    Ok(add.max(del))
+/// On a thread of its own: the measuring thread moves from namespace to namespace.
+fn apart<T: Send>(measure: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(measure);
+        thread
+            .join()
+            .map_err(|_| anyhow!("the measuring thread panicked"))?
+    })
 }
 
 impl Verb {
@@ -237,20 +187,5 @@ impl Verb {
         }
         self.per_pod
             .push(round.wall_ms / round.samples.len() as f64);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn every_round_has_every_candidate_and_the_order_changes() {
-        let orders: Vec<_> = (0..10).map(|round| super::order(5, round)).collect();
-        for order in &orders {
-            let mut sorted = order.clone();
-            sorted.sort_unstable();
-            assert_eq!(sorted, [0, 1, 2, 3, 4]);
-        }
-        let distinct: std::collections::BTreeSet<_> = orders.iter().collect();
-        assert_eq!(distinct.len(), 10);
     }
 }

@@ -9,6 +9,11 @@ impl Series {
         self.0.push(value);
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The smallest value that at least `percent` of the values do not exceed; 0 when empty.
     pub(super) fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();

@@ -5,9 +5,12 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::candidate::{DEBIAN, FLOOR, TWILL};
+use super::aims;
+use super::candidate::TWILL;
 use super::idle::Idle;
-use super::{MEMORY_ROUNDS, Options, Outcome, WARM_UP};
+use super::rounds::{LOOKS, WARM_UP};
+use super::scene::Scene;
+use super::{Options, Outcome, Place};
 use crate::process;
 
 /// Everything that is written down.
@@ -15,6 +18,7 @@ pub(super) struct Report<'a> {
     pub(super) command: &'a str,
     pub(super) options: &'a Options,
     pub(super) named: &'a [(&'a str, Outcome)],
+    pub(super) scenes: &'a [(Place, Outcome)],
     pub(super) missing: &'a [String],
     pub(super) idle: &'a Result<Idle, String>,
 }
@@ -25,17 +29,27 @@ impl Report<'_> {
         self.conditions(&mut out)?;
         self.one_at_a_time(&mut out)?;
         self.at_once(&mut out)?;
+        self.in_scenes(&mut out)?;
         self.ratios(&mut out)?;
+        aims::write(self, &mut out)?;
         self.daemon(&mut out)?;
         self.notes(&mut out)?;
         Ok(out)
     }
 
-    fn outcome(&self, name: &str) -> Option<&Outcome> {
+    pub(super) fn outcome(&self, name: &str) -> Option<&Outcome> {
         self.named
             .iter()
             .find(|(other, _)| *other == name)
             .map(|(_, outcome)| outcome)
+    }
+
+    pub(super) fn in_scene(&self, scene: Scene, name: &str) -> Option<&Outcome> {
+        let found = self
+            .scenes
+            .iter()
+            .find(|((of, who), _)| *of == scene && *who == name);
+        found.map(|(_, outcome)| outcome)
     }
 
     fn conditions(&self, out: &mut String) -> Result<()> {
@@ -60,19 +74,47 @@ impl Report<'_> {
 
     fn one_at_a_time(&self, out: &mut String) -> Result<()> {
         out.push_str("## One at a time\n\n");
-        out.push_str(
-            "| | ADD median (ms) | p99 | CPU | DEL median (ms) | p99 | CPU | peak RSS (MiB) |\n",
-        );
-        out.push_str("|---|---:|---:|---:|---:|---:|---:|---:|\n");
-        for (name, Outcome { add, del, peak_kib }) in self.named {
+        out.push_str("| | ADD median (ms) | p99 | CPU | DEL median (ms) | p99 | CPU | ");
+        out.push_str("DEL again (ms) | pair gone after (ms) | peak RSS (MiB) |\n");
+        out.push_str("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n");
+        for (name, outcome) in self.named {
+            let Outcome { add, del, .. } = outcome;
             let cells = [&add.wall, &del.wall].map(|wall| (wall.median(), wall.percentile(99)));
             let [(add_median, add_p99), (del_median, del_p99)] = cells;
             let (add_cpu, del_cpu) = (add.cpu.median(), del.cpu.median());
-            let peak = *peak_kib as f64 / 1024.0;
+            let (again, gone) = (outcome.again.wall.median(), outcome.gone.median());
+            let peak = outcome.peak_kib as f64 / 1024.0;
             writeln!(
                 out,
                 "| {name} | {add_median:.2} | {add_p99:.2} | {add_cpu:.2} \
-                 | {del_median:.2} | {del_p99:.2} | {del_cpu:.2} | {peak:.1} |"
+                 | {del_median:.2} | {del_p99:.2} | {del_cpu:.2} \
+                 | {again:.2} | {gone:.1} | {peak:.1} |"
+            )?;
+        }
+        Ok(writeln!(out)?)
+    }
+
+    fn in_scenes(&self, out: &mut String) -> Result<()> {
+        out.push_str("## Among other things\n\n");
+        out.push_str(
+            "| | | ADD median (ms) | CPU | DEL median (ms) | CPU | DEL again (ms) | rounds |\n",
+        );
+        out.push_str("|---|---|---:|---:|---:|---:|---:|---:|\n");
+        for (
+            (scene, name),
+            Outcome {
+                add, del, again, ..
+            },
+        ) in self.scenes
+        {
+            let [add_ms, del_ms, again] =
+                [&add.wall, &del.wall, &again.wall].map(|series| series.median());
+            let [add_cpu, del_cpu] = [&add.cpu, &del.cpu].map(|series| series.median());
+            let (scene, rounds) = (scene.name(), add.wall.len());
+            writeln!(
+                out,
+                "| {scene} | {name} | {add_ms:.2} | {add_cpu:.2} | {del_ms:.2} | {del_cpu:.2} \
+                 | {again:.2} | {rounds} |"
             )?;
         }
         Ok(writeln!(out)?)
@@ -120,35 +162,6 @@ impl Report<'_> {
                 .join(" | ");
             writeln!(out, "| {name} | {cells} |")?;
         }
-        writeln!(out)?;
-        let ours = twill.add.wall.median();
-        let against = |name: &str| {
-            self.outcome(name)
-                .map(|other| ours / other.add.wall.median())
-        };
-        if let Some(share) = against(DEBIAN) {
-            let mark = if share <= 1.0 / 6.0 {
-                "reached"
-            } else {
-                "not reached"
-            };
-            writeln!(
-                out,
-                "- ADD is at most 1/6 of Debian's bridge + host-local: 1/{:.1}, {mark}",
-                1.0 / share
-            )?;
-        }
-        if let Some(times) = against(FLOOR) {
-            let mark = if times <= 1.5 {
-                "reached"
-            } else {
-                "not reached"
-            };
-            writeln!(
-                out,
-                "- ADD is at most 1.5 times the floor: {times:.2} times, {mark}"
-            )?;
-        }
         Ok(writeln!(out)?)
     }
 
@@ -180,7 +193,8 @@ impl Report<'_> {
              Every candidate has a network namespace and a bridge of its own; the pods' namespaces are \
              made beforehand, so only the plugin is timed: from before posix_spawn to after wait4. CPU is \
              user and system time of the process and of those it waited for; what the kernel does later \
-             is nobody's. \"per pod\" is the wall time of all divided by their number; median and p99 are \
+             is nobody's. Of plugins in a chain, each is timed and the times are added up; many at once, \
+             each of them is over before the next begins. \"per pod\" is the wall time of all divided by their number; median and p99 are \
              of each process from its own start.\n\n\
              The floor is a static process that sends the bare netlink messages for the same result \
              (veth with its peer in the pod's namespace, bridge port with hairpin; address, link up, two \
@@ -188,7 +202,8 @@ impl Report<'_> {
         );
         writeln!(
             out,
-            "Peak RSS is the largest process of an ADD or DEL, the largest of {MEMORY_ROUNDS} rounds of their own."
+            "Peak RSS is the largest process of an ADD or DEL, the largest of {LOOKS} rounds of their own; in \
+             them the pair is looked for with `ip link` until it is gone."
         )?;
         Ok(())
     }
@@ -234,7 +249,7 @@ fn processor() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::candidate::UPSTREAM;
+    use super::super::candidate::{DEBIAN, FLOOR, UPSTREAM};
     use super::*;
 
     fn outcome(add_ms: f64) -> Outcome {
@@ -242,7 +257,7 @@ mod tests {
             peak_kib: 1024,
             ..Outcome::default()
         };
-        for verb in [&mut outcome.add, &mut outcome.del] {
+        for verb in [&mut outcome.add, &mut outcome.del, &mut outcome.again] {
             for series in [
                 &mut verb.wall,
                 &mut verb.cpu,
@@ -260,8 +275,9 @@ mod tests {
         let named = [
             (FLOOR, outcome(1.0)),
             (TWILL, outcome(2.0)),
-            (DEBIAN, outcome(14.0)),
+            (DEBIAN, outcome(18.0)),
         ];
+        let scenes = [((Scene::FullNode, TWILL), outcome(3.2))];
         let missing = [format!("{UPSTREAM}: not installed")];
         let idle = Ok(Idle {
             rss_kib: 4096,
@@ -274,14 +290,19 @@ mod tests {
             command: "bench",
             options: &options,
             named: &named,
+            scenes: &scenes,
             missing: &missing,
             idle: &idle,
         };
         let text = report.markdown().unwrap();
         for part in [
             "| twill | 2.00 | 2.00 |",
-            "1/7.0, reached",
-            "2.00 times, not reached",
+            "| ADD, of Debian's bridge + host-local | 1/8 | 1/9.0 | reached |",
+            "| ADD, of the floor | 1.25 | 2.00 | not reached |",
+            "| CPU of an ADD, of Debian's | 1/10 | 1/9.0 | not reached |",
+            "| ADD with 4000 reservations, of one on an empty node | 1.50 | 1.60 | not reached |",
+            "| ADD, of flannel's chain | 1/16 | | not measured |",
+            "| peak RSS, MiB | 4.00 | 1.00 | reached |",
             "RSS 4.0 MiB (at its largest 5.0); at most 8: reached",
             "**left out**: bridge + host-local v1.9.1: not installed",
         ] {
