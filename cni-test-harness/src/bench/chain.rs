@@ -1,5 +1,5 @@
 //! Plugins as a list that a runtime goes through: which they are by a candidate's name, where they
-//! are found, what each gets on stdin.
+//! are found, what each gets on stdin. twill's node has a twilld, as every node with twill has.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,15 +13,19 @@ use super::scene::Scene;
 use crate::netconf::NetworkList;
 use crate::netns::Netns;
 use crate::node::Node;
+use crate::process::{DEADLINE, Daemon};
 use crate::runtime::Attachment;
 use crate::suite::{self, Plugins, Site};
 use crate::tools;
+use crate::wait::Look;
 
 /// The version of the configs: the newest that all of them know.
 const VERSION: &str = "1.0.0";
 
 /// A list of plugins on a node.
 pub(super) struct Chain {
+    /// Ends before its node does.
+    _twilld: Option<Daemon>,
     site: Site,
     list: Arc<NetworkList>,
     /// What the runtime offers to those that declare it.
@@ -38,12 +42,17 @@ impl Chain {
         let site = Site::with(&plugins, VERSION, scene.subnet())?;
         let mut main = (plugins.conf)(&site);
         scene.set(&site, &mut main)?;
+        let twilld = match name {
+            TWILL => Some(twilld(&site, scene)?),
+            _ => None,
+        };
         let mut objects = vec![main];
         objects.extend(behind);
         let list = json!({"name": "cbr0", "cniVersion": VERSION, "plugins": objects});
         let ports = (0..scene.ports())
             .map(|port| json!({"hostPort": 20_000 + port, "containerPort": 80, "protocol": "tcp"}));
         Ok(Self {
+            _twilld: twilld,
             site,
             list: Arc::new(NetworkList::parse(list)?),
             port_mappings: ports.collect(),
@@ -91,6 +100,35 @@ impl Chain {
             stdin: call.stdin,
         })
     }
+}
+
+/// A twilld that gives the node the site's subnet: DEL leaves the deletion of pairs to it.
+fn twilld(site: &Site, scene: Scene) -> Result<Daemon> {
+    let node = site.node();
+    node.netns().ip_batch(
+        "link add eth0 type veth peer name underlay0\nlink set eth0 up\nlink set underlay0 up\n\
+         addr add 192.168.50.1/24 dev eth0\naddr add fd00:50::1/64 dev eth0 nodad\n",
+    )?;
+    let store = node.make_dir("store")?;
+    std::fs::write(store.join("config"), scene.net_conf().to_string())?;
+    let file = site.subnet_file();
+    std::fs::remove_file(&file).context("remove the site's own subnet.env")?;
+    let args = [
+        format!("--store-dir={}", store.display()),
+        format!("--state-dir={}", node.make_dir("state")?.display()),
+        format!("--subnet-file={}", file.display()),
+        "--iface=eth0".to_owned(),
+        "--ip-masq".to_owned(),
+    ];
+    let mut daemon = node.spawn("twilld", &tools::built("twilld")?, &args)?;
+    let socket = file.with_file_name("twilld.sock");
+    daemon.wait_until("subnet.env", DEADLINE, || {
+        Ok(match file.exists() && socket.exists() {
+            true => Look::Done(()),
+            false => Look::NotYet(format!("{} is not there", file.display())),
+        })
+    })?;
+    Ok(daemon)
 }
 
 /// The main plugin of a candidate, and the configs of those behind it.

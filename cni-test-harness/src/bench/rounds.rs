@@ -172,6 +172,7 @@ fn many(candidate: &Candidate, pods: usize) -> Result<(Round, Round)> {
 /// Peak memory of an ADD and a DEL, and how long after it the pair is still there.
 fn look(candidate: &Candidate, outcome: &mut Outcome) -> Result<()> {
     candidate.node().netns().enter()?;
+    let before = candidate.node().view().link_names()?;
     let mut added: Option<Vec<u8>> = None;
     for step in 0..candidate.steps() {
         let (kib, stdout) = measure::peak_kib(&candidate.add(0, step, added.as_deref())?)?;
@@ -186,7 +187,9 @@ fn look(candidate: &Candidate, outcome: &mut Outcome) -> Result<()> {
     let start = Instant::now();
     wait::until_true("the pair to be gone", DEADLINE, || {
         let links = candidate.node().view().link_names()?;
-        Ok(links.iter().all(|name| name == BRIDGE))
+        Ok(links
+            .iter()
+            .all(|name| before.contains(name) || name == BRIDGE))
     })?;
     outcome.gone.push(start.elapsed().as_secs_f64() * 1e3);
     Ok(())

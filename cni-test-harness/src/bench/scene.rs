@@ -14,6 +14,9 @@ pub(super) const RESERVATIONS: u32 = 4_000;
 /// Rules that somebody else, such as kube-proxy, has on the node.
 pub(super) const RULES: u32 = 10_000;
 
+const NETWORK_V6: &str = "fd00:77::/48";
+const SUBNET_V6: &str = "fd00:77:0:1::/64";
+
 /// One way of the surroundings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scene {
@@ -67,6 +70,29 @@ impl Scene {
         }
     }
 
+    /// The net-conf by which a daemon has [`Scene::subnet`], and [`SUBNET_V6`] where it is wanted.
+    pub(super) fn net_conf(self) -> Value {
+        let len = self
+            .subnet()
+            .rsplit('/')
+            .next()
+            .and_then(|len| len.parse().ok());
+        let mut conf = json!({
+            "Network": NETWORK,
+            "SubnetLen": len.unwrap_or(24),
+            "SubnetMin": "10.77.0.0",
+            "SubnetMax": "10.77.0.0",
+            "Backend": {"Type": "vxlan"}
+        });
+        if self == Scene::DualStack {
+            conf["EnableIPv6"] = json!(true);
+            conf["IPv6Network"] = json!(NETWORK_V6);
+            conf["IPv6SubnetMin"] = json!("fd00:77:0:1::");
+            conf["IPv6SubnetMax"] = json!("fd00:77:0:1::");
+        }
+        conf
+    }
+
     /// Makes the site what the scene says, and the main plugin's config where it has a part in it.
     pub(super) fn set(self, site: &Site, conf: &mut Value) -> Result<()> {
         match self {
@@ -81,13 +107,13 @@ impl Scene {
 /// In `subnet.env` for who reads it, and in the ranges of who has them.
 fn dual_stack(site: &Site, conf: &mut Value) -> Result<()> {
     let env = format!(
-        "FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET=10.77.0.1/24\nFLANNEL_IPV6_NETWORK=fd00:77::/48\n\
-         FLANNEL_IPV6_SUBNET=fd00:77::1/64\nFLANNEL_MTU={MTU}\nFLANNEL_IPMASQ=true\n"
+        "FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET=10.77.0.1/24\nFLANNEL_IPV6_NETWORK={NETWORK_V6}\n\
+         FLANNEL_IPV6_SUBNET=fd00:77:0:1::1/64\nFLANNEL_MTU={MTU}\nFLANNEL_IPMASQ=true\n"
     );
     fs::write(site.subnet_file(), env).context("write subnet.env")?;
     if let Some(ranges) = conf["ipam"]["ranges"].as_array_mut() {
-        ranges.push(json!([{"subnet": "fd00:77::/64"}]));
-        conf["ipam"]["routes"] = json!([{"dst": NETWORK}, {"dst": "fd00:77::/48"}]);
+        ranges.push(json!([{"subnet": SUBNET_V6}]));
+        conf["ipam"]["routes"] = json!([{"dst": NETWORK}, {"dst": NETWORK_V6}]);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::attachment::Attachment;
 use crate::builtin::BuiltIn;
 use crate::cni_args::CniArgs;
 use crate::config::Header;
-use crate::config::bridge::BridgeNetwork;
+use crate::config::bridge::{BridgeNetwork, Ipam};
 use crate::config::flannel::{Dialect, FlannelConfig};
 use crate::error::{Code, Error};
 use crate::hostports::HostPorts;
@@ -80,7 +80,7 @@ fn bridge(config: Value, version: Version) -> Result<BridgeNetwork, Error> {
 fn makes_sense(network: &BridgeNetwork) {
     assert_eq!(ifname_fault(&network.bridge), None);
     let mut ips = vec![];
-    if let Some(ipam) = &network.ipam {
+    if let Some(Ipam::HostLocal(ipam)) = &network.ipam {
         addresses(ipam);
         for set in &ipam.sets {
             ips.extend(candidates(set, None).next().map(|(ip, range)| {
