@@ -9,7 +9,7 @@ use cni_test_harness::suite;
 
 /// The specification's requirements.
 const SPECIFICATION: &str = "G1 G2 G3 G4 G5 G6 A1 A2 A3 A4 A5 A6 D1 D2 D3 D4 D5 D6 C1 C2 C3 C4 C5 \
-    S1 S2 S3 GC1 GC2 GC3 GC4 V1 V2";
+    S1 S2 S3 GC1 GC2 GC3 GC4 V1 V2 X1";
 
 /// The rows of the tables: an ID, and the tests in backquotes in the last cell.
 fn rows() -> BTreeMap<&'static str, Vec<&'static str>> {
