@@ -167,15 +167,26 @@ impl Netlink {
             let mut buffer = vec![0; 64 * 1024];
             loop {
                 let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty());
-                let length = length.context("read a dump")?;
-                let done = i32::from(u16::from_ne_bytes([buffer[4], buffer[5]]));
-                if length < HEADER || done == libc::NLMSG_DONE || done == libc::NLMSG_ERROR {
+                if is_the_end(&buffer[..length.context("read a dump")?]) {
                     break;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Whether a dump ends with this read: its last message may come behind others.
+fn is_the_end(mut read: &[u8]) -> bool {
+    while let Some(header) = read.get(..HEADER) {
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let kind = i32::from(u16::from_ne_bytes([header[4], header[5]]));
+        if kind == libc::NLMSG_DONE || kind == libc::NLMSG_ERROR || length < HEADER {
+            return true;
+        }
+        read = read.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
 }
 
 /// Appends one message; where it begins.
