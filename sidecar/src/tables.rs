@@ -4,7 +4,7 @@
 //! [`observe`] picks out of a dump what belongs to us, by the rules of ownership: everything on our
 //! devices that stays (permanent neighbours and forwarding entries, addresses inside the network,
 //! routes out of the device), routes elsewhere with our protocol number, and what would go before a
-//! route of ours ([`RouteKey::before`]).
+//! route of ours (`RouteKey::before`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
