@@ -21,6 +21,7 @@ use crate::delegate::{self, Delegates};
 use crate::error::{Code, Error};
 use crate::invocation::is_name;
 use crate::ipam::{Held, Store};
+use crate::legacy_masquerade;
 use crate::masquerade::{mark, network_mark};
 use crate::network::{Maker, Network};
 use crate::node::{Node, collect_spoof_checks, delete_masquerade, delete_spoof_check};
@@ -60,6 +61,8 @@ pub(crate) fn gc(
     let marks: Vec<String> = known.iter().map(mark).collect();
     let kept = |comment: &str| marks.iter().any(|mark| comment.starts_with(mark));
     errors.extend(delete_masquerade(&network_mark(&header.name), kept).err());
+    let kept = |id: &str| valid.iter().any(|v| v.container_id == id);
+    errors.extend(legacy_masquerade::gc(&header.name, &kept).err());
     match release(header, &valid) {
         Ok(released) => {
             let dir = scratch_dir(&header.config);

@@ -18,8 +18,9 @@ use kernel::{
 use nix::errno::Errno;
 
 use crate::attachment::{Attachment, CANDIDATES};
-use crate::config::bridge::BridgeNetwork;
+use crate::config::bridge::{BridgeNetwork, Masquerading};
 use crate::error::{Code, Error};
+use crate::legacy_masquerade;
 use crate::masquerade::{self, mark};
 use crate::plan::{Pair, Present, Sandbox, Step, Undo};
 use crate::sweeper::Sweeper;
@@ -186,7 +187,8 @@ impl Node {
             Step::Masquerade {
                 attachment,
                 addresses,
-            } => masquerade(attachment, addresses)?,
+                by,
+            } => masquerade(attachment, addresses, *by)?,
         }
         Ok(())
     }
@@ -195,7 +197,10 @@ impl Node {
     pub(crate) fn undo(&mut self, undo: &Undo) -> Result<(), Error> {
         match undo {
             Undo::Pair(attachment) => self.delete_pair(attachment).map(|_| ()),
-            Undo::Masquerade(attachment) => delete_masquerade(&mark(attachment), |_| false),
+            Undo::Masquerade(attachment) => {
+                delete_masquerade(&mark(attachment), |_| false)?;
+                legacy_masquerade::delete(attachment)
+            }
             Undo::SpoofCheck(attachment) => delete_spoof_check(attachment),
         }
     }
@@ -426,7 +431,14 @@ fn is_of(link: &link::Link, attachment: &Attachment) -> bool {
     link.kind == "veth" && named
 }
 
-fn masquerade(attachment: &Attachment, addresses: &[IpNet]) -> Result<(), Error> {
+fn masquerade(attachment: &Attachment, addresses: &[IpNet], by: Masquerading) -> Result<(), Error> {
+    let has_nftables = || match nft::Socket::open().and_then(|mut s| s.tables(nft::Family::Inet)) {
+        Err(error) => !legacy_masquerade::is_without_nftables(&error),
+        Ok(_) => true,
+    };
+    if by == Masquerading::Iptables || by == Masquerading::Either && !has_nftables() {
+        return legacy_masquerade::add(attachment, addresses);
+    }
     // What an ADD that was killed may have left would stand before the new rules.
     delete_masquerade(&mark(attachment), |_| false)?;
     let rules = masquerade::rules(attachment, addresses).into_iter();
@@ -448,7 +460,12 @@ pub(crate) fn delete_masquerade(mark: &str, kept: impl Fn(&str) -> bool) -> Resu
         rules.retain(|rule| rule.comment.starts_with(mark) && !kept(&rule.comment));
         socket.delete_foreign(family, masquerade::TABLE, &rules, &[])
     };
-    delete().map_err(|error| refused(error).context("delete masquerading rules"))
+    match delete() {
+        Err(error) if !legacy_masquerade::is_without_nftables(&error) => {
+            Err(refused(error).context("delete masquerading rules"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn forward(v6: bool) -> Result<(), Error> {

@@ -83,7 +83,7 @@ pub(crate) struct BridgeNetwork {
     /// Replace an address of the bridge that is in the way.
     pub(crate) force_address: bool,
     /// Masquerade what pods send out of their subnet.
-    pub(crate) masquerade: bool,
+    pub(crate) masquerade: Option<Masquerading>,
     /// Of the pair, and of the bridge when it is made; `None`: the kernel's default.
     pub(crate) mtu: Option<u32>,
     /// A pod may reach itself through the bridge.
@@ -108,6 +108,17 @@ pub(crate) struct BridgeNetwork {
     pub(crate) ipam: Option<Ipam>,
     /// IPAM's routes. Another plugin's are known once it was asked.
     pub(crate) routes: Vec<Route>,
+}
+
+/// Whose rules masquerade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Masquerading {
+    /// Of nftables where the kernel has that, else of iptables.
+    Either,
+    /// Of iptables, because the config says so.
+    Iptables,
+    /// Of nftables, because the config says so.
+    Nftables,
 }
 
 /// Where addresses come from.
@@ -176,7 +187,6 @@ impl BridgeNetwork {
             raw.preserve_default_vlan,
         )
         .map_err(invalid)?;
-        unsupported(&raw)?;
         if raw.hairpin_mode && raw.promisc_mode {
             return Err(invalid(
                 "cannot set hairpin mode and promiscuous mode at the same time".into(),
@@ -216,6 +226,13 @@ impl BridgeNetwork {
             ipam::Config::validate(&raw.ipam, cni_args, &args, &runtime, version)
                 .map_err(|error: IpamError| invalid(error.to_string()))
         };
+        let masquerade = match raw.ip_masq_backend.as_deref() {
+            _ if !raw.ip_masq => None,
+            None | Some("") => Some(Masquerading::Either),
+            Some("iptables") => Some(Masquerading::Iptables),
+            Some("nftables") => Some(Masquerading::Nftables),
+            Some(other) => return Err(invalid(format!("unknown ipmasq backend {other:?}"))),
+        };
         let ipam = match (other_ipam, raw.ipam.kind.as_str()) {
             (None, "") => None,
             _ if raw.disable_container_interface => {
@@ -250,7 +267,7 @@ impl BridgeNetwork {
             vlan_gateway,
             overlay: vec![],
             force_address: raw.force_address,
-            masquerade: raw.ip_masq,
+            masquerade,
             mtu,
             hairpin: raw.hairpin_mode,
             isolated: raw.port_isolation,
@@ -264,23 +281,6 @@ impl BridgeNetwork {
             ipam,
             routes,
         })
-    }
-}
-
-/// Keys that twill knows and does not do: better no pod than one without what was asked for.
-fn unsupported(raw: &Raw) -> Result<(), Error> {
-    let backend = raw.ip_masq_backend.as_deref().filter(|_| raw.ip_masq);
-    let asked = [(
-        backend.is_some_and(|backend| backend != "nftables"),
-        "ipMasqBackend",
-        format!("{:?}", backend.unwrap_or_default()),
-    )];
-    match asked.into_iter().find(|(asked, ..)| *asked) {
-        None => Ok(()),
-        Some((_, key, value)) => Err(Error::new(
-            Code::UnsupportedField,
-            format!("{key} {value} is not supported"),
-        )),
     }
 }
 
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(network.gateway, Gateway::None);
         assert_eq!(
             (network.mtu, network.hairpin, network.masquerade),
-            (None, false, false)
+            (None, false, None)
         );
         assert_eq!(parse(json!({"mtu":-5}), "").unwrap().mtu, None);
         assert_eq!(
@@ -353,6 +353,11 @@ mod tests {
                 "hairpin",
             ),
             (json!({"vlan":4095}), Code::InvalidConfig, "invalid VLAN ID"),
+            (
+                json!({"ipMasq":true,"ipMasqBackend":"foo"}),
+                Code::InvalidConfig,
+                "unknown ipmasq backend \"foo\"",
+            ),
             (
                 json!({"vlanTrunk":[{"id":0}]}),
                 Code::InvalidConfig,

@@ -4,8 +4,6 @@
 //! today. Only where the kernel still has the older tables of iptables (`xtables`), and they are in
 //! use, is `iptables` run: nothing else can change them.
 
-use std::process::Command;
-
 use kernel::nft::{self, Family, ForeignRule};
 
 use crate::attachment::Attachment;
@@ -26,7 +24,7 @@ pub(crate) fn delete(attachment: &Attachment) -> Result<(), Error> {
     let mut errors = vec![];
     for family in [Family::Ipv4, Family::Ipv6] {
         match socket.tables(family) {
-            Err(error) if super::is_without_nftables(&error) => continue,
+            Err(error) if crate::legacy_masquerade::is_without_nftables(&error) => continue,
             Err(error) => {
                 errors.push(refused(error));
                 continue;
@@ -99,69 +97,10 @@ fn chain(prefix: &str, attachment: &Attachment) -> String {
 fn xtables(attachment: &Attachment) -> Result<(), Error> {
     let mut errors = vec![];
     for programs in crate::xtables::nat_in_use() {
-        let done = delete_by_program(&programs, &chain("CNI-DN-", attachment));
-        errors.extend(done.err());
+        let chain = chain("CNI-DN-", attachment);
+        errors.extend(crate::xtables::delete_chain(&programs, ENTRY, &chain).err());
     }
     Error::join(errors)
-}
-
-fn delete_by_program(programs: &[&str], chain: &str) -> Result<(), Error> {
-    let Some(program) = programs.iter().find(|program| is_installed(program)) else {
-        let msg = format!("delete chain {chain}: none of {programs:?} is installed");
-        return Err(Error::new(Code::State, msg));
-    };
-    let run = |words: &[&str]| {
-        // Never without a bound: another program may hold the lock for long.
-        Command::new(program)
-            .args(["-w", "5", "-t", "nat"])
-            .args(words)
-            .output()
-            .map_err(|error| Error::new(Code::State, format!("run {program}: {error}")))
-    };
-    let entry = run(&["-S", ENTRY])?;
-    for rule in String::from_utf8_lossy(&entry.stdout).lines() {
-        let words = unquote(rule);
-        let ours = words.windows(2).any(|w| w[0] == "-j" && w[1] == chain);
-        if let (true, Some(("-A", rest))) = (ours, split(&words)) {
-            let mut delete = vec!["-D"];
-            delete.extend(rest);
-            run(&delete)?;
-        }
-    }
-    for option in ["-F", "-X"] {
-        // A chain that is not there is deleted.
-        run(&[option, chain])?;
-    }
-    Ok(())
-}
-
-fn split(words: &[String]) -> Option<(&str, Vec<&str>)> {
-    let (first, rest) = words.split_first()?;
-    Some((first, rest.iter().map(String::as_str).collect()))
-}
-
-/// A line of `iptables -S` in its words: quoted ones may have blanks and escaped quotes in them.
-fn unquote(line: &str) -> Vec<String> {
-    let (mut words, mut word, mut quoted) = (vec![], None::<String>, false);
-    let mut letters = line.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => word.get_or_insert_default().extend(letters.next()),
-            '"' => {
-                quoted = !quoted;
-                word.get_or_insert_default();
-            }
-            ' ' if !quoted => words.extend(word.take()),
-            letter => word.get_or_insert_default().push(letter),
-        }
-    }
-    words.extend(word);
-    words
-}
-
-fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 #[cfg(test)]
@@ -174,21 +113,5 @@ mod tests {
         assert_eq!(chain("CNI-DN-", &of("abc")), "CNI-DN-64e75f641d11615844d68");
         assert_eq!(chain("CNI-SN-", &of("abc")), "CNI-SN-64e75f641d11615844d68");
         assert_eq!(chain("CNI-DN-", &of("def")), "CNI-DN-56a6b8be880ae7b8cb301");
-    }
-
-    #[test]
-    fn a_listed_rule_is_read_in_its_words() {
-        assert_eq!(
-            unquote(r#"-A X --comment "dnat name: \"cbr0\" id: \"abc\"" -j Y"#),
-            [
-                "-A",
-                "X",
-                "--comment",
-                r#"dnat name: "cbr0" id: "abc""#,
-                "-j",
-                "Y"
-            ]
-        );
-        assert_eq!(unquote("  -N   X  "), ["-N", "X"]);
     }
 }

@@ -30,6 +30,7 @@ use nix::errno::Errno;
 
 use crate::attachment::Attachment;
 use crate::error::{Code, Error};
+use crate::legacy_masquerade::is_without_nftables;
 pub(crate) use config::HostPorts;
 use entries::Entry;
 use layout::{Layout, TABLE};
@@ -66,10 +67,39 @@ pub(crate) fn add(
     }
     let mut socket = nft::Socket::open().map_err(refused)?;
     ensure_layout(&mut socket, &layout)?;
-    take(&mut socket, &layout, &entries, attachment)?;
-    open_the_way(ports, &entries, targets, device).inspect_err(|_| {
-        let _ = del(attachment);
-    })
+    let mut displaced = vec![];
+    take(&mut socket, &layout, &entries, attachment, &mut displaced)
+        .and_then(|()| open_the_way(ports, &entries, targets, device))
+        .inspect_err(|_| {
+            let _ = del(attachment);
+            give_back(&mut socket, displaced);
+        })
+}
+
+/// What somebody else had: an element of a set of a table.
+#[derive(Debug)]
+struct Displaced {
+    table: String,
+    set: String,
+    element: Element,
+}
+
+/// Gives ports back to those who had them before an ADD that failed. One that has a newer owner by
+/// now stays that one's.
+fn give_back(socket: &mut nft::Socket, displaced: Vec<Displaced>) {
+    for Displaced {
+        table,
+        set,
+        element,
+    } in displaced
+    {
+        let change = Change {
+            add: vec![(set, element)],
+            ..Change::default()
+        };
+        // The failure that led here is the one to report.
+        let _ = socket.change(Family::Inet, &table, &change);
+    }
 }
 
 /// What the ports need besides their entries.
@@ -204,12 +234,13 @@ fn ensure_layout(socket: &mut nft::Socket, layout: &Layout) -> Result<(), Error>
     }
 }
 
-/// Makes the attachment the owner of the entries, whoever had them.
+/// Makes the attachment the owner of the entries, whoever had them: `displaced` is what others had.
 fn take(
     socket: &mut nft::Socket,
     layout: &Layout,
     entries: &[Entry],
     attachment: &Attachment,
+    displaced: &mut Vec<Displaced>,
 ) -> Result<(), Error> {
     let owner = owner::comment(attachment);
     let add: Vec<(String, Element)> = entries
@@ -220,16 +251,29 @@ fn take(
         .into_iter()
         .filter(|table| *table != layout.table.name)
         .collect();
-    for table in &others {
+    let mut replace = |socket: &mut nft::Socket, table: &str, add: &[(String, Element)]| {
+        let mut removed = vec![];
         until_undisturbed(|| {
             let seen = socket.generation().map_err(refused)?;
+            removed = taken(socket, table, entries)?;
+            let keys = removed.iter();
             let change = Change {
                 seen: Some(seen),
-                remove: taken(socket, table, entries)?,
-                add: vec![],
+                remove: keys.map(|(set, e)| (set.clone(), e.key.clone())).collect(),
+                add: add.to_vec(),
             };
             Ok(socket.change(Family::Inet, table, &change))
         })?;
+        let others = removed.into_iter().filter(|(_, e)| e.comment != owner);
+        displaced.extend(others.map(|(set, element)| Displaced {
+            table: table.to_owned(),
+            set,
+            element,
+        }));
+        Ok(())
+    };
+    for table in &others {
+        replace(socket, table, &[])?;
     }
     // Most ports are nobody's: only when one is somebody's is it worth reading what there is.
     let optimistic = Change {
@@ -241,22 +285,15 @@ fn take(
         Err(error) => return Err(refused(error)),
         Ok(()) => return Ok(()),
     }
-    until_undisturbed(|| {
-        let change = Change {
-            seen: Some(socket.generation().map_err(refused)?),
-            remove: taken(socket, &layout.table.name, entries)?,
-            add: add.clone(),
-        };
-        Ok(socket.change(Family::Inet, &layout.table.name, &change))
-    })
+    replace(socket, &layout.table.name, &add)
 }
 
-/// Those of the entries' keys that a table has already.
+/// What a table has already under the entries' keys.
 fn taken(
     socket: &mut nft::Socket,
     table: &str,
     entries: &[Entry],
-) -> Result<Vec<(String, nft::Value)>, Error> {
+) -> Result<Vec<(String, Element)>, Error> {
     let mut taken = vec![];
     for set in layout::SETS {
         let keys: BTreeSet<_> = entries
@@ -269,7 +306,7 @@ fn taken(
         }
         for element in elements(socket, table, set)? {
             if keys.contains(&element.key) {
-                taken.push((set.to_owned(), element.key));
+                taken.push((set.to_owned(), element));
             }
         }
     }
@@ -303,12 +340,6 @@ fn tables(socket: &mut nft::Socket) -> Result<Vec<String>, Error> {
 fn of_ours(mut tables: Vec<String>) -> Vec<String> {
     tables.retain(|table| table.starts_with(TABLE));
     tables
-}
-
-/// Whether an answer means that nobody could have made anything there.
-fn is_without_nftables(error: &kernel::Error) -> bool {
-    let signs = [Errno::EINVAL, Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT];
-    error.errno().is_some_and(|errno| signs.contains(&errno))
 }
 
 fn elements(socket: &mut nft::Socket, table: &str, set: &str) -> Result<Vec<Element>, Error> {

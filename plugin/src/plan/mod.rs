@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use kernel::Mac;
 
 use crate::attachment::{self, Attachment};
-use crate::config::bridge::{BridgeNetwork, Gateway, VlanGateway};
+use crate::config::bridge::{BridgeNetwork, Gateway, Masquerading, VlanGateway};
 use crate::config::mode::Mode;
 use crate::config::vlan::Vlans;
 use crate::error::{Code, Error};
@@ -67,6 +67,8 @@ pub(crate) enum Step {
         attachment: Attachment,
         /// The pod's addresses.
         addresses: Vec<IpNet>,
+        /// Whose rules.
+        by: Masquerading,
     },
 }
 
@@ -231,10 +233,11 @@ pub(crate) fn add(
         raise: network.raise,
         detect_duplicates: network.detect_duplicates,
     }));
-    if network.masquerade {
+    if let Some(by) = network.masquerade {
         steps.push(Step::Masquerade {
             attachment: attachment.clone(),
             addresses,
+            by,
         });
     }
     Ok(steps)

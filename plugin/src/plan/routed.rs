@@ -79,10 +79,11 @@ pub(super) fn add(
         pod: hosts(addresses.iter().map(IpNet::addr)),
         subnets,
     }));
-    if network.masquerade {
+    if let Some(by) = network.masquerade {
         steps.push(Step::Masquerade {
             attachment: attachment.clone(),
             addresses: addresses.to_vec(),
+            by,
         });
     }
     Ok(steps)

@@ -353,3 +353,23 @@ fn spoofing_is_checked_before_the_pod_can_send() {
     assert!(check < at(&|step| matches!(step, Step::Sandbox(_))));
     assert_eq!(made[check].undo(), Some(Undo::SpoofCheck(attachment())));
 }
+
+#[test]
+fn the_two_halves_around_another_plugins_ipam_are_the_whole() {
+    let network = network(json!({"isGateway":true,"ipMasq":true}));
+    let (ips, found) = (ips(&[V4]), found(None));
+    let whole = add(&network, &attachment(), &ips, &found, "seed").unwrap();
+    let port = add_port(&network, &attachment(), &found, "seed").unwrap();
+    let [Step::Bridge(bridge), Step::Pair(pair)] = port.as_slice() else {
+        panic!("{port:?}");
+    };
+    assert!(bridge.addressing.add.is_empty() && pair.forget.is_empty());
+    let rest = add_addresses(&network, &attachment(), &ips, &found, "seed").unwrap();
+    assert_eq!(rest.len(), whole.len());
+    for (rest, whole) in rest.iter().zip(&whole) {
+        match whole {
+            Step::Pair(pair) => assert_eq!(*rest, Step::Forget(pair.forget.clone())),
+            whole => assert_eq!(rest, whole),
+        }
+    }
+}
