@@ -121,8 +121,13 @@ pub fn run(plugin: Chained, process: Process<'_>) -> i32 {
             return 0;
         }
         Ok(Invocation::Version) => Ok(plugin.announcement()),
-        Ok(Invocation::Verb(verb)) => read_header(process.stdin).and_then(|header| {
+        Ok(Invocation::Verb(verb)) => read(process.stdin).and_then(|text| {
+            let header = Header::parse(&text)?;
             spoken = Version::of_config(&header.version).unwrap_or(Version::LATEST);
+            if plugin == Chained::Tuning && matches!(verb, Verb::Add(_) | Verb::Check(_)) {
+                // Not to be seen in what was parsed.
+                crate::tuning::refuse_repeated_sysctl(&text)?;
+            }
             dispatch(plugin, &header, &verb)
         }),
     };
@@ -140,12 +145,12 @@ pub fn run(plugin: Chained, process: Process<'_>) -> i32 {
     }
 }
 
-fn read_header(stdin: &mut dyn Read) -> Result<Header, Error> {
+fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(4096);
     stdin
         .read_to_end(&mut bytes)
         .map_err(|error| Error::new(Code::Io, format!("error reading from stdin: {error}")))?;
-    Header::parse(&bytes)
+    Ok(bytes)
 }
 
 /// Does a verb of a plugin; the document for stdout is empty where the specification wants none.

@@ -11,6 +11,7 @@
 mod allow_list;
 mod backup;
 mod config;
+mod repeated;
 
 use std::path::Path;
 
@@ -22,6 +23,7 @@ pub(crate) use allow_list::AllowList;
 pub(crate) use backup::Backup;
 use config::Sysctl;
 pub(crate) use config::{Tuning, data_dir};
+pub(crate) use repeated::refuse_repeated_sysctl;
 
 /// Where the operator says which settings may be changed.
 pub(crate) const ALLOW_LIST: &str = "/etc/cni/tuning/allowlist.conf";
