@@ -7,6 +7,16 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cni_test_harness::{process, tools};
 
+/// The Go plugins' names that twill takes.
+const NAMES: [&str; 6] = [
+    "bridge",
+    "host-local",
+    "portmap",
+    "bandwidth",
+    "tuning",
+    "loopback",
+];
+
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn root() -> &'static Path {
@@ -78,7 +88,8 @@ fn every_file_and_folder_that_it_names_exists() -> Result<()> {
 
 #[test]
 fn the_steps_onto_a_node_put_everything_in_place() -> Result<()> {
-    let steps = block(&readme()?, "```sh node");
+    let readme = readme()?;
+    let steps = block(&readme, "```sh node");
     assert_eq!(
         steps.last().map(String::as_str),
         Some("systemctl enable --now twilld"),
@@ -108,13 +119,25 @@ fn the_steps_onto_a_node_put_everything_in_place() -> Result<()> {
     script += &steps.join("\n");
     script += "\n/usr/local/sbin/twilld --version\n";
     script += "CNI_COMMAND=VERSION /opt/cni/bin/twill\n";
+    // In the place of something that is there.
+    script += "echo theirs > /opt/cni/bin/portmap\n";
+    let names = block(&readme, "```sh names").join("\n");
+    script += &format!("{names}\n{names}\ncat /opt/cni/bin/portmap.go\n");
+    for name in NAMES {
+        script += &format!("/opt/cni/bin/{name} 2>&1\n");
+    }
     script += "cat /etc/cni/net.d/10-twill.conflist /etc/default/twilld /etc/systemd/system/twilld.service\n";
     let mut unshare = Command::new("unshare");
     unshare
         .args(["-m", "sh", "-c", &script])
         .current_dir(root());
     let said = process::check_with(&mut unshare, b"", DEADLINE)?.stdout_text();
+    for name in NAMES {
+        let about = format!("CNI {name} plugin v");
+        assert!(said.contains(&about), "{about} in {said}");
+    }
     for expected in [
+        "theirs\n",
         "supportedVersions",
         "\"type\": \"twill\"",
         "TWILLD_FLAGS=",

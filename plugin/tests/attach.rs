@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod calls;
 mod namespaces;
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::process::Command;
 
+use calls::{reserved, scratch_files, tool, write_subnet_env};
 use serde_json::{Value, json};
-
-const POD: &str = "/run/netns/pod";
 
 /// The node of a test, with one sandbox.
 struct Node;
@@ -19,12 +17,7 @@ struct Node;
 fn on_a_node(test: &str, f: impl FnOnce(&Node) + Send) {
     if namespaces::available(test) {
         namespaces::in_a_node_of_its_own(&["pod", "pod2"], || {
-            fs::create_dir("/run/flannel").unwrap();
-            fs::write(
-                "/run/flannel/subnet.env",
-                include_str!("../../conf/subnet.env"),
-            )
-            .unwrap();
+            write_subnet_env();
             f(&Node);
         });
     }
@@ -36,27 +29,8 @@ fn conf() -> Value {
 
 impl Node {
     fn run(&self, verb: &str, env: &[(&str, &str)], conf: &Value) -> (i32, Value) {
-        let mut vars = BTreeMap::from([
-            ("CNI_COMMAND", verb),
-            ("CNI_CONTAINERID", "abc"),
-            ("CNI_NETNS", POD),
-            ("CNI_IFNAME", "eth0"),
-            ("CNI_PATH", "/opt/cni/bin"),
-        ]);
-        vars.extend(env.iter().copied());
-        let (mut stdout, mut stderr) = (vec![], vec![]);
-        let exit = twill::run(twill::Process {
-            program: &OsString::from("/opt/cni/bin/twill"),
-            env: &|name| vars.get(name).map(OsString::from),
-            stdin: &mut conf.to_string().as_bytes(),
-            stdout: &mut stdout,
-            stderr: &mut stderr,
-        });
-        let document = match stdout.as_slice() {
-            [] => Value::Null,
-            bytes => serde_json::from_slice(bytes).expect("one JSON document"),
-        };
-        (exit, document)
+        let answer = calls::run("twill", verb, env, conf);
+        (answer.exit, answer.json())
     }
 
     fn ok(&self, verb: &str, env: &[(&str, &str)], conf: &Value) -> Value {
@@ -73,13 +47,7 @@ impl Node {
 
     /// `ip ARGS`; in the sandbox with `-n pod` first.
     fn ip(&self, args: &str) -> String {
-        let out = Command::new("ip").args(args.split(' ')).output().unwrap();
-        assert!(
-            out.status.success(),
-            "ip {args}: {}",
-            String::from_utf8_lossy(&out.stderr)
-        );
-        String::from_utf8(out.stdout).unwrap()
+        tool(&format!("ip {args}"))
     }
 
     fn links(&self) -> Vec<Value> {
@@ -92,17 +60,11 @@ impl Node {
     }
 
     fn reserved(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir("/var/lib/cni/networks/cbr0") else {
-            return vec![];
-        };
-        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-        names
-            .filter(|name| name.parse::<std::net::IpAddr>().is_ok())
-            .collect()
+        reserved("cbr0")
     }
 
     fn scratch(&self) -> usize {
-        fs::read_dir("/var/lib/cni/flannel").map_or(0, Iterator::count)
+        scratch_files()
     }
 
     fn assert_nothing_of_a_pod(&self) {

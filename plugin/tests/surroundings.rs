@@ -3,53 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod calls;
 mod namespaces;
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
-/// Runs a verb for the container `abc`; exit code, stdout, stderr.
-fn run(name: &str, verb: &str, env: &[(&str, &str)], conf: &Value) -> (i32, Value, String) {
-    let mut vars = BTreeMap::from([
-        ("CNI_COMMAND", verb),
-        ("CNI_CONTAINERID", "abc"),
-        ("CNI_NETNS", "/run/netns/pod"),
-        ("CNI_IFNAME", "eth0"),
-    ]);
-    vars.extend(env.iter().copied());
-    let (mut stdout, mut stderr) = (vec![], vec![]);
-    let exit = twill::run(twill::Process {
-        program: &OsString::from(format!("/opt/cni/bin/{name}")),
-        env: &|name| vars.get(name).map(OsString::from),
-        stdin: &mut conf.to_string().as_bytes(),
-        stdout: &mut stdout,
-        stderr: &mut stderr,
-    });
-    let document = match stdout.as_slice() {
-        [] => Value::Null,
-        bytes => serde_json::from_slice(bytes).expect("one JSON document"),
-    };
-    (exit, document, String::from_utf8(stderr).unwrap())
-}
-
-fn ok(name: &str, verb: &str, env: &[(&str, &str)], conf: &Value) -> Value {
-    let (exit, document, _) = run(name, verb, env, conf);
-    assert_eq!(exit, 0, "{verb}: {document}");
-    document
-}
-
-fn output(program: &str, args: &str) -> String {
-    let out = Command::new(program).args(args.split(' ')).output();
-    let out = out.unwrap_or_else(|error| panic!("{program}: {error}"));
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{program} {args}: {said}");
-    String::from_utf8(out.stdout).unwrap()
-}
+use calls::{ok, run, tool, write_subnet_env};
+use serde_json::json;
 
 fn on_a_node(test: &str, f: impl FnOnce() + Send) {
     if namespaces::available(test) {
@@ -57,39 +17,25 @@ fn on_a_node(test: &str, f: impl FnOnce() + Send) {
     }
 }
 
-fn write_subnet_env() {
-    let text = include_str!("../../conf/subnet.env");
-    fs::create_dir_all("/run/flannel").unwrap();
-    fs::write("/run/flannel/new", text).unwrap();
-    fs::rename("/run/flannel/new", "/run/flannel/subnet.env").unwrap();
-}
-
 #[test]
 fn del_takes_away_the_iptables_chain_that_the_go_chain_made() {
     on_a_node(
         "del_takes_away_the_iptables_chain_that_the_go_chain_made",
         || {
-            if Command::new("iptables").arg("-V").output().is_err() {
-                eprintln!("skipped: iptables is not installed");
-                assert!(std::env::var_os("CI").is_none(), "skipped in CI");
-                return;
-            }
             // "CNI-" and the hash of the network's name and the container ID.
             let ours = "CNI-64e75f641d11615844d681b7";
             for (chain, ip) in [(ours, "10.244.1.2"), ("CNI-another", "10.244.1.3")] {
-                output("iptables", &format!("-t nat -N {chain}"));
-                output(
-                    "iptables",
-                    &format!("-t nat -A {chain} -d 10.244.1.0/24 -j ACCEPT"),
-                );
-                output(
-                    "iptables",
-                    &format!("-t nat -A POSTROUTING -s {ip} -j {chain}"),
-                );
+                tool(&format!("iptables -t nat -N {chain}"));
+                tool(&format!(
+                    "iptables -t nat -A {chain} -d 10.244.1.0/24 -j ACCEPT"
+                ));
+                tool(&format!(
+                    "iptables -t nat -A POSTROUTING -s {ip} -j {chain}"
+                ));
             }
             let conf = json!({"cniVersion":"1.0.0","name":"cbr0","type":"flannel"});
             ok("flannel", "DEL", &[], &conf);
-            let left = output("iptables", "-t nat -S");
+            let left = tool("iptables -t nat -S");
             assert!(!left.contains(ours), "{left}");
             assert_eq!(left.matches("CNI-another").count(), 3, "{left}");
         },
@@ -100,11 +46,8 @@ fn del_takes_away_the_iptables_chain_that_the_go_chain_made() {
 fn add_waits_a_moment_for_the_daemons_file() {
     on_a_node("add_waits_a_moment_for_the_daemons_file", || {
         let conf = json!({"cniVersion":"1.0.0","name":"cbr0","type":"twill"});
-        let (_, document, _) = run("twill", "ADD", &[], &conf);
-        assert_eq!(
-            document["code"], 11,
-            "it waits, but not for ever: {document}"
-        );
+        let (code, msg) = run("twill", "ADD", &[], &conf).failure();
+        assert_eq!(code, 11, "it waits, but not for ever: {msg}");
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 // Later than the plugin's first look, whichever comes first.
@@ -126,13 +69,13 @@ fn a_bridge_without_ipam_is_a_switch() {
         let result = ok("bridge", "ADD", &[], &conf);
         assert_eq!(result["interfaces"][0]["name"], "br9");
         assert_eq!(result.get("ips"), None);
-        let inside = output("ip", "-n pod -4 -o addr show dev eth0");
+        let inside = tool("ip -n pod -4 -o addr show dev eth0");
         assert_eq!(inside, "", "no address");
         conf["prevResult"] = result;
         ok("bridge", "CHECK", &[], &conf);
         ok("bridge", "DEL", &[], &conf);
         ok("bridge", "DEL", &[], &conf);
-        assert!(!output("ip", "-o link show").contains("veth"));
+        assert!(!tool("ip -o link show").contains("veth"));
     });
 }
 
@@ -144,7 +87,7 @@ fn a_container_interface_that_is_not_wanted_up_stays_down() {
             let conf = json!({"cniVersion":"1.0.0","name":"l2","type":"bridge","bridge":"br9",
             "disableContainerInterface":true});
             ok("bridge", "ADD", &[], &conf);
-            let link = output("ip", "-n pod -o link show dev eth0");
+            let link = tool("ip -n pod -o link show dev eth0");
             assert!(link.contains("state DOWN"), "{link}");
         },
     );
@@ -162,7 +105,7 @@ fn two_pods_of_a_bridge_with_two_ranges_have_an_address_of_each() {
             let second = [("CNI_CONTAINERID", "def"), ("CNI_NETNS", "/run/netns/pod2")];
             let result = ok("bridge", "ADD", &second, &conf);
             assert_eq!(result["ips"].as_array().unwrap().len(), 2);
-            let addresses = output("ip", "-4 -o addr show dev cni0");
+            let addresses = tool("ip -4 -o addr show dev cni0");
             assert_eq!(addresses.lines().count(), 2, "{addresses}");
         },
     );
@@ -172,8 +115,11 @@ fn two_pods_of_a_bridge_with_two_ranges_have_an_address_of_each() {
 fn the_trace_of_the_runtime_is_logged_and_nothing_that_is_none() {
     let conf = json!({"cniVersion":"1.1.0","name":"cbr0","type":"bridge"});
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let (exit, _, said) = run("bridge", "STATUS", &[("TRACEPARENT", trace)], &conf);
-    assert_eq!((exit, said), (0, format!("twill: traceparent={trace}\n")));
-    let (_, _, said) = run("bridge", "STATUS", &[("TRACEPARENT", "a\nb")], &conf);
-    assert_eq!(said, "");
+    let said = |trace| {
+        run("bridge", "STATUS", &[("TRACEPARENT", trace)], &conf)
+            .ok()
+            .stderr
+    };
+    assert_eq!(said(trace), format!("twill: traceparent={trace}\n"));
+    assert_eq!(said("a\nb"), "");
 }

@@ -2,7 +2,7 @@
 //! for in CNI_PATH, with this run's environment and the whole config on stdin.
 //!
 //! Only where a config asks for a type that is not built in: [`ipam`] for its `ipam.type`,
-//! [`main`] for flannel's `delegate.type`. What they are asked, and when, is there; here is how a
+//! [`mod@main`] for flannel's `delegate.type`. What they are asked, and when, is there; here is how a
 //! program is run and its answer read. Their errors are the runtime's as they are.
 
 pub(crate) mod ipam;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../calls/mod.rs"]
+mod calls;
 mod host_ports;
 mod limits;
 #[path = "../namespaces/mod.rs"]

@@ -1,62 +1,16 @@
 //! What the tests of the chained plugins share: running one, tools, and a node with pods made by
 //! hand, so that a test here does not depend on the main plugin.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::path::Path;
-use std::process::Command;
+use std::collections::BTreeMap;
 
-use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
-use twill::Process;
-use twill::chained::{Chained, run};
 
-/// What a run answered.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) exit: i32,
-    pub(crate) stdout: String,
-}
-
-impl Answer {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
-    }
-
-    /// Fails unless the run succeeded.
-    pub(crate) fn ok(self) -> Answer {
-        assert_eq!(self.exit, 0, "{}", self.stdout);
-        self
-    }
-
-    /// The text of the error that the run must have ended in.
-    pub(crate) fn error(&self) -> String {
-        assert_eq!(self.exit, 1, "{}", self.stdout);
-        self.json()["msg"].as_str().unwrap().to_owned()
-    }
-}
+use crate::calls::run_with;
+pub(crate) use crate::calls::{Answer, inside, tool, try_tool};
 
 /// Runs a plugin in the calling thread's namespaces.
 pub(crate) fn run_plugin(name: &str, env: &[(&str, &str)], stdin: &str) -> Answer {
-    let lookup = |key: &str| {
-        let found = env.iter().find(|(name, _)| *name == key);
-        found.map(|(_, value)| OsString::from(value))
-    };
-    let (mut stdout, mut stderr) = (vec![], vec![]);
-    let exit = run(
-        Chained::named(name).unwrap(),
-        Process {
-            program: OsStr::new(name),
-            env: &lookup,
-            stdin: &mut stdin.as_bytes(),
-            stdout: &mut stdout,
-            stderr: &mut stderr,
-        },
-    );
-    Answer {
-        exit,
-        stdout: String::from_utf8(stdout).unwrap(),
-    }
+    run_with(name, &BTreeMap::from_iter(env.iter().copied()), stdin)
 }
 
 /// Runs a verb for a container's `eth0` in the sandbox `/run/netns/POD`.
@@ -73,43 +27,6 @@ pub(crate) fn call(plugin: &str, verb: &str, container: &str, pod: &str, config:
         ("CNI_PATH", "/opt/cni/bin"),
     ];
     run_plugin(plugin, &env, &config.to_string())
-}
-
-/// Runs a tool in the calling thread's namespaces.
-pub(crate) fn tool(command: &str) -> String {
-    let (ok, stdout, stderr) = try_tool(command);
-    assert!(ok, "{command}: {stderr}");
-    stdout
-}
-
-pub(crate) fn try_tool(command: &str) -> (bool, String, String) {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap_or_else(|error| panic!("{command}: {error}"));
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.success(),
-        text(output.stdout),
-        text(output.stderr),
-    )
-}
-
-/// Runs `f` in a thread in the sandbox; "" is the node itself.
-pub(crate) fn inside<T: Send>(pod: &str, f: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            if !pod.is_empty() {
-                let file = File::open(Path::new("/run/netns").join(pod)).unwrap();
-                setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-            }
-            f()
-        });
-        worker
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 /// A bridge `cni0` with the gateway's addresses of 10.1.2.0/24 and fd00:1:2::/64.

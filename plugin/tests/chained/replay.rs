@@ -350,6 +350,7 @@ cases! {
     portmap_answers_as_the_go_plugins_iptables_backend "portmap-iptables",
     portmap_without_snat_answers_as_the_go_plugin "portmap-snat-false",
     portmap_without_backend_answers_as_the_go_plugin "portmap-default-backend",
+    portmap_answers_as_the_go_plugin_where_flows_are_remembered "portmap-conntrack",
     portmap_behind_flannel_answers_as_the_go_plugin "flannel-hostport",
     the_whole_chain_answers_as_the_go_plugins "full-chain",
 }
