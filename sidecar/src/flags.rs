@@ -156,6 +156,7 @@ struct Reading {
     moving: Option<moving::Given>,
     healthz_ip: Option<IpAddr>,
     healthz_port: u16,
+    on_lease_loss: Option<OnLeaseLoss>,
     given: Vec<String>,
     version: bool,
     warnings: Vec<String>,
@@ -294,12 +295,12 @@ impl Reading {
             }
             "lease-ttl" => flags.lease_ttl = duration(name, value)?,
             "on-lease-loss" => {
-                flags.on_lease_loss = match value {
+                self.on_lease_loss = Some(match value {
                     "keep" => OnLeaseLoss::Keep,
                     "exit" => OnLeaseLoss::Exit,
                     "renumber" => OnLeaseLoss::Renumber,
                     _ => return Err(wrong(name, value, "keep, exit or renumber")),
-                }
+                });
             }
             name if stores::is_flag(name) => self.stores.set(name, value)?,
             ignored => self
@@ -323,6 +324,11 @@ impl Reading {
         let port = self.healthz_port;
         self.flags.healthz = (port != 0).then(|| SocketAddr::new(ip, port));
         let (store, unused) = self.stores.choose(&self.given, self.flags.lease_ttl, env)?;
+        self.flags.on_lease_loss = self.on_lease_loss.unwrap_or(match store {
+            // A Node gets another podCIDR by being made anew, and its old pods went with it.
+            StoreChoice::Kubernetes(_) => OnLeaseLoss::Renumber,
+            _ => OnLeaseLoss::Keep,
+        });
         self.flags.store = store;
         self.warnings.extend(unused);
         Ok(Command::Run(Box::new(self.flags), self.warnings))

@@ -11,11 +11,13 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, warn};
 
 use crate::lease::Lease;
-use crate::store::{Held, Renewal, Store};
+use crate::store::{Held, Renewal, Store, StoreError};
 use crate::subnet::Claim;
 
 /// How long to wait after a failed or refused renewal.
 const RETRY: Duration = Duration::from_secs(60);
+/// The same where the store waits for something that others are about to do.
+const STORE_WAITS: Duration = Duration::from_secs(3);
 /// The clock is looked at this often, because it may be set while we wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -43,6 +45,8 @@ pub(crate) struct Keeper<S> {
     pub(crate) ttl: Duration,
     /// Whether to end when the lease is lost.
     pub(crate) until_lost: bool,
+    /// What the store waits for, as it was said last.
+    pub(crate) told: Option<String>,
 }
 
 /// When a lease ends, by both clocks: the wall's can be set, the other one stops while the machine
@@ -73,16 +77,19 @@ impl<S: Store> Keeper<S> {
     /// end: then it says who has it.
     pub(crate) async fn run(mut self, mut wishes: mpsc::Receiver<Wish>) -> Option<String> {
         let mut lost: Option<String> = None;
-        let mut failed = false;
+        // When to try again what has failed.
+        let mut failed: Option<Duration> = None;
         let mut end = End::of(&self.held);
+        let store = self.store.clone();
         loop {
-            let wait = match (failed || lost.is_some(), end) {
-                (true, _) => self.retry(),
-                (false, Some(end)) => {
+            let again = failed.or_else(|| lost.is_some().then(|| self.retry()));
+            let wait = match (again, end) {
+                (Some(again), _) => again,
+                (None, Some(end)) => {
                     self.until_renewal(end.left(SystemTime::now(), Instant::now()))
                 }
                 // A reservation does not end.
-                (false, None) => LONGEST_WAIT,
+                (None, None) => LONGEST_WAIT,
             };
             tokio::select! {
                 wish = wishes.recv() => match wish {
@@ -90,24 +97,25 @@ impl<S: Store> Keeper<S> {
                     Some(Wish::Check) => {}
                     Some(Wish::Publish(lease)) => self.claim.lease = lease,
                 },
+                () = store.given_another() => {}
                 () = sleep(wait.min(LONGEST_WAIT)) => {
-                    if wait > LONGEST_WAIT || (!failed && lost.is_none() && end.is_none()) {
+                    if wait > LONGEST_WAIT || (again.is_none() && end.is_none()) {
                         continue;
                     }
                 }
             }
-            failed = !self.renew(&mut lost).await;
+            failed = self.renew(&mut lost).await.err();
             if self.until_lost && lost.is_some() {
                 return lost;
             }
-            if !failed && lost.is_none() {
+            if failed.is_none() && lost.is_none() {
                 end = End::of(&self.held);
             }
         }
     }
 
-    /// Whether the store answered.
-    async fn renew(&mut self, lost: &mut Option<String>) -> bool {
+    /// An error is for how long to wait before it is tried again.
+    async fn renew(&mut self, lost: &mut Option<String>) -> Result<(), Duration> {
         let subnets = self.held.subnets;
         match self.store.renew(&self.claim).await {
             Ok(Renewal::Renewed(held)) => {
@@ -127,12 +135,20 @@ impl<S: Store> Keeper<S> {
                 }
                 *lost = Some(holder);
             }
+            Err(StoreError::Waiting(reason)) => {
+                if self.told.as_ref() != Some(&reason) {
+                    warn!(%subnets, reason, "cannot renew the lease yet, waiting");
+                    self.told = Some(reason);
+                }
+                return Err(STORE_WAITS.min(self.retry()));
+            }
             Err(error) => {
                 warn!(%subnets, %error, "cannot renew the lease, trying again");
-                return false;
+                return Err(self.retry());
             }
         }
-        true
+        self.told = None;
+        Ok(())
     }
 
     fn hold(&mut self, held: Held, lost: &mut Option<String>) {

@@ -160,8 +160,22 @@ impl Keys {
 }
 
 impl NetConf {
-    /// Decodes and checks a configuration by the rules of flannel's etcd store.
+    /// Decodes and checks a configuration by the rules of flannel's etcd store, where nodes take
+    /// their subnets themselves.
     pub fn parse(text: &[u8]) -> Result<Self, NetConfError> {
+        Self::parse_with(text, FamilyKeys::range)
+    }
+
+    /// The same where nodes are given their subnets, as Kubernetes gives podCIDRs: a network may
+    /// then be as small as a node's subnet, and what is said about subnets is not looked at.
+    pub fn parse_for_given_subnets(text: &[u8]) -> Result<Self, NetConfError> {
+        Self::parse_with(text, FamilyKeys::whole)
+    }
+
+    fn parse_with(
+        text: &[u8],
+        range: fn(&FamilyKeys) -> Result<SubnetRange, NetConfError>,
+    ) -> Result<Self, NetConfError> {
         let document: Value =
             serde_json::from_slice(text).map_err(|e| NetConfError::wait("", e.to_string()))?;
         let keys: Keys =
@@ -169,7 +183,7 @@ impl NetConf {
         let families = keys.enabled();
         let ranges = families
             .into_iter()
-            .map(|keys| Ok((keys.family, keys.range()?)))
+            .map(|keys| Ok((keys.family, range(&keys)?)))
             .collect::<Result<ByFamily<_>, NetConfError>>()?;
         if ranges.is_empty() {
             return Err(NetConfError::fatal(
@@ -185,6 +199,18 @@ impl NetConf {
 impl FamilyKeys {
     fn wrong(&self, field: &str, problem: impl Into<String>) -> NetConfError {
         NetConfError::wait(&format!("{}{field}", self.prefix), problem)
+    }
+
+    /// The network as one subnet: where somebody else gives subnets out, only that it contains
+    /// them counts.
+    fn whole(&self) -> Result<SubnetRange, NetConfError> {
+        let network = self.network()?;
+        Ok(SubnetRange {
+            network,
+            subnet_len: network.prefix_len(),
+            min: network.network(),
+            max: network.network(),
+        })
     }
 
     fn range(&self) -> Result<SubnetRange, NetConfError> {

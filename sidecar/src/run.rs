@@ -37,7 +37,9 @@ use crate::underlay::{self, Underlay, Wish};
 const CONFIG_RETRY: Duration = Duration::from_secs(1);
 /// The waits between attempts at a store that fails double from the first to the last.
 const STORE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Between the loss of a lease and the next one.
+/// Between looks at a store that waits for something, as flanneld does.
+const STORE_WAITS: Duration = Duration::from_secs(3);
+/// At least so long from one lease to the next.
 const RENUMBER: Duration = Duration::from_secs(1);
 /// Events on their way from the store to the loop.
 const EVENTS: usize = 1024;
@@ -95,6 +97,7 @@ async fn serve_from(store: impl Store, flags: &Flags, ready: Readiness) -> anyho
         init_config(&store, &network).await;
     }
     loop {
+        let taken = Instant::now();
         let holder = serve_lease(&store, flags, ready.clone()).await?;
         if flags.on_lease_loss != OnLeaseLoss::Renumber {
             bail!(
@@ -105,7 +108,8 @@ async fn serve_from(store: impl Store, flags: &Flags, ready: Readiness) -> anyho
             holder,
             "taking another subnet: pods that run have no network until they are made anew"
         );
-        sleep(RENUMBER).await;
+        // Pods may be made at this moment, with what subnet.env says.
+        sleep(RENUMBER.saturating_sub(taken.elapsed())).await;
     }
 }
 
@@ -202,6 +206,7 @@ async fn supervise(
         margin: flags.renew_margin,
         ttl: flags.lease_ttl,
         until_lost: flags.on_lease_loss != OnLeaseLoss::Keep,
+        told: None,
     };
     let Start {
         kernel,
@@ -229,10 +234,14 @@ async fn init_config(store: &impl Store, network: &impl Display) {
 
 /// Waits for a configuration that can be used, saying once what is wrong with the one there is.
 async fn wait_for_config(store: &impl Store) -> anyhow::Result<NetConf> {
+    let parse = match store.gives_subnets() {
+        true => NetConf::parse_for_given_subnets,
+        false => NetConf::parse,
+    };
     let mut told = String::new();
     loop {
         let problem = match store.config().await {
-            Ok(Some(text)) => match NetConf::parse(&text) {
+            Ok(Some(text)) => match parse(&text) {
                 Ok(net_conf) => return Ok(net_conf),
                 Err(error) => {
                     let problem = format!("config in {}: {error}", store.describe());
@@ -316,16 +325,26 @@ fn previous(flags: &Flags, remembered: &Remembered) -> Option<Subnets> {
         .or(remembered.subnets)
 }
 
-/// Asks a store until it answers; only that there is no subnet left is an answer, too.
+/// Asks a store until it answers; only that there is no subnet left is an answer, too. What is
+/// waited for is said once.
 async fn keep_trying<T>(
     what: &str,
     ask: impl AsyncFn() -> Result<T, StoreError>,
 ) -> anyhow::Result<T> {
     let (mut wait, longest) = STORE_RETRY;
+    let mut told = String::new();
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
             Err(error @ StoreError::OutOfSubnets(_)) => return Err(error.into()),
+            Err(StoreError::Waiting(reason)) => {
+                if reason != told {
+                    warn!(%reason, "cannot {what} yet, waiting");
+                    told = reason;
+                }
+                sleep(STORE_WAITS).await;
+                continue;
+            }
             Err(error) => warn!(%error, ?wait, "cannot {what}, trying again"),
         }
         sleep(wait).await;

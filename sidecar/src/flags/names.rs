@@ -169,7 +169,7 @@ pub(super) const FLAGS: &[Spec] = &[
     flag(
         "on-lease-loss",
         Some("keep|exit|renumber"),
-        "when somebody else takes our lease: keep the pods' network and say so, end with code 1, or take another subnet (default keep)",
+        "when somebody else takes our lease: keep the pods' network and say so, end with code 1, or take another subnet (default keep; in Kubernetes, where the cluster gives the subnets, renumber)",
     ),
 ];
 

@@ -163,6 +163,17 @@ fn kubernetes_is_taken_when_asked_for_then_etcd_when_spoken_of_then_the_folder()
         panic!("not Kubernetes");
     };
     assert!(kubernetes.announce);
+    // The cluster has given the subnet, and may give another one with the Node made anew.
+    for (args, meaning) in [
+        (&kube[..], OnLeaseLoss::Renumber),
+        (
+            &[kube[0], kube[1], "--on-lease-loss=keep"],
+            OnLeaseLoss::Keep,
+        ),
+        (&[], OnLeaseLoss::Keep),
+    ] {
+        assert_eq!(flags(args, &[NODE]).0.on_lease_loss, meaning, "{args:?}");
+    }
     assert_eq!(
         kubernetes.options.net_conf_path.to_str(),
         Some("/etc/kube-flannel/net-conf.json")

@@ -116,3 +116,29 @@ fn every_fault_names_its_field() {
         assert!(!error.fatal, "{text}");
     }
 }
+
+#[test]
+fn where_subnets_are_given_only_the_network_is_looked_at() {
+    for text in [
+        r#"{"Network": "10.244.3.7/24", "SubnetLen": 24, "Backend": {"Type": "vxlan"}}"#,
+        r#"{"Network": "10.244.3.0/24", "SubnetLen": 8, "SubnetMin": "1.2.3.4", "Backend": {"Type": "vxlan"}}"#,
+        r#"{"network": "10.244.3.0/24", "SubnetMax": "10.244.3.9", "Backend": {"Type": "VXLAN"}}"#,
+    ] {
+        assert!(NetConf::parse(text.as_bytes()).is_err(), "{text}");
+        let conf = NetConf::parse_for_given_subnets(text.as_bytes()).unwrap();
+        let network = conf.ranges.get(Family::V4).unwrap().network;
+        assert_eq!(network.to_string(), "10.244.3.0/24", "{text}");
+    }
+    // What flannel ends with there is an error here, too: no network, and a value of a wrong type.
+    for text in [
+        r#"{"Backend": {"Type": "vxlan"}}"#,
+        r#"{"Network": "10.244.0.0/16", "SubnetLen": "24", "Backend": {"Type": "vxlan"}}"#,
+        r#"{"Network": "10.244.0.0/16", "EnableIPv6": true, "Backend": {"Type": "vxlan"}}"#,
+        r#"{"Network": "10.244.0.0/16", "EnableIPv4": false, "Backend": {"Type": "vxlan"}}"#,
+    ] {
+        assert!(
+            NetConf::parse_for_given_subnets(text.as_bytes()).is_err(),
+            "{text}"
+        );
+    }
+}

@@ -120,6 +120,12 @@ pub trait Store: Clone + 'static {
     /// What and where it is, for people.
     fn describe(&self) -> String;
 
+    /// Whether nodes are given their subnets, so that the configuration need not say which they
+    /// may take.
+    fn gives_subnets(&self) -> bool {
+        false
+    }
+
     /// What an operator must do so that there is a configuration.
     fn config_advice(&self) -> String;
 
@@ -135,6 +141,12 @@ pub trait Store: Clone + 'static {
     /// Extends the lease that the claim names as its `previous`, and publishes the claim's value
     /// if it has changed. Never touches somebody else's.
     fn renew(&self, claim: &Claim) -> impl Future<Output = Result<Renewal, StoreError>>;
+
+    /// Returns when the store has seen that this node is given another subnet than it holds. One
+    /// that does not see that by itself never returns.
+    fn given_another(&self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
 
     /// Sends a snapshot, then changes (or snapshots) until the receiver is gone. Faults of the
     /// store are retried inside.

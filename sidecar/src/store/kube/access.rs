@@ -173,7 +173,9 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::InCluster { url, .. } => write!(f, "{url}, as this pod's service account"),
-            Self::Kubeconfig { path, url: None } => write!(f, "as {} says", path.display()),
+            Self::Kubeconfig { path, url: None } => {
+                write!(f, "the server that {} names", path.display())
+            }
             Self::Kubeconfig {
                 path,
                 url: Some(url),

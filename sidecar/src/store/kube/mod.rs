@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{Notify, OnceCell, mpsc};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -104,6 +104,8 @@ struct Inner {
     published: RefCell<Option<(Subnets, Lease)>>,
     /// Whether the cluster was told that the network is there.
     announced: RefCell<bool>,
+    /// Rings when our Node is seen to have other podCIDRs than those of `published`.
+    given_another: Notify,
 }
 
 fn failed(op: String, error: impl std::fmt::Display) -> StoreError {
@@ -127,6 +129,7 @@ impl KubeStore {
             patience: options.patience,
             published: RefCell::default(),
             announced: RefCell::default(),
+            given_another: Notify::new(),
         };
         let inner = Rc::new(inner);
         Ok(Self { inner })
@@ -145,10 +148,14 @@ impl Inner {
         let published = self.published.borrow();
         if let (true, Some((subnets, lease))) = (own, &*published)
             && let Ok(given) = node.subnets()
-            && subnets
-                .iter()
-                .all(|(family, net)| given.get(family) == Some(net))
         {
+            if subnets
+                .iter()
+                .any(|(family, net)| given.get(family) != Some(net))
+            {
+                self.given_another.notify_one();
+                return node.meaning(&self.names);
+            }
             let wanted = self.names.of_lease(lease, &self.overwrites(node));
             if publish::annotation_patch(&wanted, &node.annotations).is_none() {
                 return Meaning::Lease(*subnets, lease.clone());
@@ -300,6 +307,10 @@ impl Store for KubeStore {
         format!("Kubernetes at {}", self.inner.client.source())
     }
 
+    fn gives_subnets(&self) -> bool {
+        true
+    }
+
     fn config_advice(&self) -> String {
         format!(
             "write {} with, for example, {} (in a cluster: the ConfigMap kube-twill-cfg)",
@@ -367,6 +378,10 @@ impl Store for KubeStore {
             true => Renewal::Renewed(held),
             false => Renewal::TakenBack(held),
         })
+    }
+
+    async fn given_another(&self) {
+        self.inner.given_another.notified().await;
     }
 
     async fn watch(self, events: mpsc::Sender<LeaseEvent>) {
