@@ -318,6 +318,11 @@ impl Daemon {
 
     /// Lets it run on after this process has ended.
     pub fn detach(mut self) {
+        self.keep();
+    }
+
+    /// Lets it run on when this is dropped.
+    pub fn keep(&mut self) {
         self.detached = true;
     }
 

@@ -1,4 +1,5 @@
-//! containerd and runc from the distribution, one per node, as a machine of the cluster runs them.
+//! containerd and runc, one per node, as a machine of the cluster runs them: the distribution's
+//! ([`Programs`] knows of another).
 //!
 //! ```text
 //!  unshare --pid --mount, in the node's network namespace
@@ -17,6 +18,7 @@ pub mod cri;
 pub mod image;
 mod inside;
 mod pod;
+mod programs;
 mod setup;
 
 use std::io::ErrorKind;
@@ -29,6 +31,7 @@ use anyhow::{Context, Result};
 pub use self::cri::{Cri, ExecOutput, PodStatus};
 pub use self::inside::Process;
 pub use self::pod::{HostPort, PodSpec};
+pub use self::programs::Programs;
 pub use self::setup::Setup;
 
 use crate::netns::Netns;
@@ -44,14 +47,8 @@ const CTR_NAMESPACE: &str = "default";
 
 /// What must be on the machine: for `skip_unless!`.
 pub fn available() -> Result<(), Missing> {
-    let programs = [
-        "containerd",
-        "ctr",
-        "containerd-shim-runc-v2",
-        "runc",
-        "unshare",
-        "nsenter",
-    ];
+    Programs::of_the_distribution()?;
+    let programs = ["ctr", "runc", "unshare", "nsenter", "socat", "perl"];
     programs
         .iter()
         .try_for_each(|name| tools::program(name).map(drop))?;
@@ -65,11 +62,17 @@ pub struct Containerd {
     init: u32,
     dir: PathBuf,
     cgroup: String,
+    kept: bool,
 }
 
 impl Containerd {
-    /// Starts containerd on a node, waits until it answers, and imports the image.
+    /// Starts the distribution's containerd on a node, waits until it answers, and imports the image.
     pub fn start(setup: &Setup<'_>) -> Result<Self> {
+        Self::start_as(&Programs::of_the_distribution()?, setup)
+    }
+
+    /// The same with a containerd of choice.
+    pub fn start_as(programs: &Programs, setup: &Setup<'_>) -> Result<Self> {
         let dir = setup.dir.join("containerd");
         for path in [&dir, setup.cni_bin_dir, setup.cni_conf_dir] {
             std::fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))?;
@@ -85,6 +88,7 @@ impl Containerd {
             "-euc",
         ]);
         command.arg(setup::init_script(
+            programs,
             &setup::binds(&dir, setup)?,
             &config_path,
         ));
@@ -96,9 +100,10 @@ impl Containerd {
             init,
             dir,
             cgroup: cgroup::unique_name(),
+            kept: false,
         };
         containerd.wait_ready()?;
-        containerd.import(&image::write(&containerd.dir)?)?;
+        containerd.import(&image::write(&containerd.dir)?, image::REFERENCE)?;
         Ok(containerd)
     }
 
@@ -113,7 +118,8 @@ impl Containerd {
             })
     }
 
-    fn import(&mut self, archive: &Path) -> Result<()> {
+    /// Imports an archive in which the image `reference` is.
+    pub fn import(&mut self, archive: &Path, reference: &str) -> Result<()> {
         let archive = archive.to_string_lossy().into_owned();
         for namespace in [CTR_NAMESPACE, "k8s.io"] {
             self.ctr(&["--namespace", namespace, "images", "import", &archive])?;
@@ -122,9 +128,9 @@ impl Containerd {
         let cri = self.cri()?;
         self.daemon
             .wait_until("the image to reach the CRI", DEADLINE, || {
-                Ok(match cri.has_image(image::REFERENCE)? {
+                Ok(match cri.has_image(reference)? {
                     true => Look::Done(()),
-                    false => Look::NotYet(format!("the CRI does not list {}", image::REFERENCE)),
+                    false => Look::NotYet(format!("the CRI does not list {reference}")),
                 })
             })
     }
@@ -132,6 +138,11 @@ impl Containerd {
     /// Its gRPC socket.
     pub fn socket_path(&self) -> PathBuf {
         config::socket_path(&self.dir)
+    }
+
+    /// The cgroup, from the root of its hierarchy, under which all its containers should be.
+    pub fn cgroup(&self) -> String {
+        format!("/{}", self.cgroup)
     }
 
     /// What stands in for /var/lib/cni on this node: `networks/<name>` is host-local's default.
@@ -197,6 +208,12 @@ impl Containerd {
         inside::mounts_below(self.init, &[&self.dir, Path::new("/run/containerd")])
     }
 
+    /// Lets it run on, with all its containers, when this is dropped.
+    pub fn keep(&mut self) {
+        self.kept = true;
+        self.daemon.keep();
+    }
+
     fn end(&mut self) -> Result<()> {
         inside::kill_init(self.init)?;
         // `unshare` ends when its child, pid 1, is gone; that is when everything inside is.
@@ -215,6 +232,9 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         if let Err(error) = self.end() {
             eprintln!("clean up containerd in {}: {error:#}", self.dir.display());
         }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::Programs;
+
 /// What a node gives its container runtime.
 #[derive(Debug, Clone)]
 pub struct Setup<'a> {
@@ -47,13 +49,19 @@ pub(super) fn binds(dir: &Path, setup: &Setup<'_>) -> Result<Vec<(PathBuf, PathB
 }
 
 /// What pid 1 does: the binds, containerd, and reaping what is left to it until containerd ends.
-pub(super) fn init_script(binds: &[(PathBuf, PathBuf)], config_path: &Path) -> String {
+pub(super) fn init_script(
+    programs: &Programs,
+    binds: &[(PathBuf, PathBuf)],
+    config_path: &Path,
+) -> String {
     let mount = |(own, path): &(PathBuf, PathBuf)| {
         format!("mount --bind '{}' '{}'\n", own.display(), path.display())
     };
     let mounts: String = binds.iter().map(mount).collect();
     format!(
-        "{mounts}containerd --config '{}' &\nwait $!\n",
+        "{mounts}{}'{}' --config '{}' &\nwait $!\n",
+        programs.path_assignment(),
+        programs.containerd.display(),
         config_path.display()
     )
 }
