@@ -188,6 +188,8 @@ struct Stage {
     peers: usize,
     /// What tells one change from the next.
     changes: u8,
+    /// How often twilld was started: the log has them one behind the other.
+    starts: usize,
 }
 
 impl Stage {
@@ -205,6 +207,7 @@ impl Stage {
             cluster,
             peers,
             changes: 0,
+            starts: 0,
         };
         std::fs::create_dir_all(stage.cluster.store_dir().join("subnets"))?;
         (0..peers).try_for_each(|n| stage.write(n, &lease(n).1))?;
@@ -267,14 +270,18 @@ impl Stage {
     /// Starts twilld; the ms of its first look at everything, and the changes made by it.
     fn start(&mut self) -> Result<(f64, f64)> {
         let peers = format!("in sync peers={} ", self.peers);
+        self.starts += 1;
+        let start = self.starts;
         let member = self.cluster.member_mut(0);
         member.start_daemon()?;
         let daemon = member.daemon().context("it runs")?;
         let log = daemon.log_path().to_owned();
         let line = wait::until("the first look is over", DEADLINE, || {
             let text = std::fs::read_to_string(&log)?;
-            let line = text.lines().find(|line| line.contains(" round "));
-            Ok(match line.filter(|_| text.contains(&peers)) {
+            let ours = text.split(" starting store=").nth(start);
+            let ours = ours.filter(|text| text.contains(&peers));
+            let line = ours.and_then(|text| text.lines().find(|line| line.contains(" round ")));
+            Ok(match line {
                 Some(line) => Look::Done(line.to_owned()),
                 None => Look::NotYet("it goes on".to_owned()),
             })
