@@ -11,8 +11,8 @@
 //!
 //! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`device`],
 //! [`veth`], [`bridge`], [`vlan`], [`vxlan`], [`ifb`], [`address`], [`route`], [`neighbour`],
-//! [`fdb`], [`tc`]),
-//! [`netns`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon, `monitor`.
+//! [`fdb`], [`tc`]), [`netns`], [`feature`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon,
+//! `monitor`.
 //!
 //! Nothing here decides what should exist: callers say it, as plain values. Every operation is
 //! idempotent where the kernel lets it be, and every request has a deadline.
@@ -25,6 +25,7 @@ mod describe;
 pub mod device;
 pub mod error;
 pub mod fdb;
+pub mod feature;
 pub mod ifb;
 pub mod leaving;
 pub mod link;

@@ -235,6 +235,12 @@ pub(crate) fn create_from(link: LinkMessage) -> Request {
     )
 }
 
+/// `ip link add NAME type KIND`, with nothing but its name. Fails if the name is taken.
+pub(crate) fn create_plain(name: &str, kind: &str) -> Request {
+    let attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    create(InfoKind::from(kind), None, attributes, false)
+}
+
 pub(crate) fn message(attributes: &[LinkAttribute]) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.attributes = attributes.to_vec();

@@ -98,7 +98,10 @@ impl Kernel {
                     self.attempt(link::delete(device), &mut failures);
                 }
                 Op::CreateDevice(device, wanted) => {
-                    self.attempt(creation(device, wanted), &mut failures);
+                    let Some(request) = creation(device, wanted) else {
+                        continue;
+                    };
+                    self.attempt(request, &mut failures);
                     match link::by_name(&mut self.routing, device) {
                         Ok(Some(made)) => {
                             indexes.insert(device, made.ifindex);
@@ -124,6 +127,19 @@ impl Kernel {
     fn attempt(&mut self, request: Request, failures: &mut Vec<Failure>) {
         let answers = self.routing.apply(&[request]);
         failures.extend(answers.into_iter().filter_map(|a| a.err()).map(Failure));
+    }
+
+    /// Makes these changes to a device that was just made.
+    pub(crate) fn set_up<const N: usize>(
+        &mut self,
+        device: &str,
+        requests: impl FnOnce(u32) -> [Request; N],
+    ) -> kernel::Result<()> {
+        match link::by_name(&mut self.routing, device)? {
+            Some(link) => self.routing.apply_all(&requests(link.ifindex)),
+            // Gone again already; the next round sees it.
+            None => Ok(()),
+        }
     }
 
     /// Other tables' chains that drop forwarded traffic, as `family table chain`.
@@ -174,9 +190,14 @@ fn tell(plan: &Plan) {
     }
 }
 
-fn creation(name: &str, wanted: &DeviceLink) -> Request {
+/// `None` for what its user makes.
+fn creation(name: &str, wanted: &DeviceLink) -> Option<Request> {
     match &wanted.kind {
-        Kind::Vxlan(vxlan) => vxlan.create(name, wanted.mac.unwrap_or(Mac([0; 6])), wanted.mtu),
+        Kind::Vxlan(vxlan) => {
+            let mac = wanted.mac.unwrap_or(Mac([0; 6]));
+            Some(vxlan.create(name, mac, wanted.mtu))
+        }
+        Kind::Tun => None,
     }
 }
 
@@ -202,8 +223,9 @@ fn request(op: &Op, indexes: &BTreeMap<&str, u32>) -> Option<Request> {
 
 fn route_of(key: &RouteKey, hop: &Hop, ifindex: u32, any_protocol: bool) -> Route {
     let unspecified = family_of(key.destination).unspecified();
-    // Ours by its device, or else by its number.
-    let protocol = match (any_protocol, hop.onlink) {
+    // Ours by its device, or else by its number. Without a gateway it is by its device.
+    let own_device = hop.onlink || hop.via == unspecified;
+    let protocol = match (any_protocol, own_device) {
         (true, _) => 0,
         (false, true) => PROTOCOL_BOOT,
         (false, false) => PROTOCOL_TWILL,

@@ -71,7 +71,10 @@ pub fn diff(want: &Tables, have: &Tables) -> Plan {
     let mut lost = BTreeSet::new();
     let mut undo = Plan::new();
     for (name, wanted) in &want.devices {
-        let found = have.devices.get(name);
+        let found = have.devices.get(name).filter(|found| {
+            // Another kind is somebody else's, whatever its name: making ours will say so.
+            std::mem::discriminant(&wanted.link.kind) == std::mem::discriminant(&found.link.kind)
+        });
         let misfit = found.and_then(|found| misfit(&wanted.link, &found.link));
         // With the device goes all that is on it.
         let found = found.filter(|_| misfit.is_none());
@@ -81,6 +84,9 @@ pub fn diff(want: &Tables, have: &Tables) -> Plan {
         }
         if found.is_none() {
             lost.insert(name);
+            if wanted.link.kind == Kind::Tun {
+                continue;
+            }
             plan.push(Op::CreateDevice(name.clone(), wanted.link.clone()));
         }
         device_changes(name, wanted, found, &mut plan, &mut undo);
@@ -166,6 +172,7 @@ fn misfit(wanted: &DeviceLink, found: &DeviceLink) -> Option<String> {
     }
     match (&wanted.kind, &found.kind) {
         (Kind::Vxlan(want), Kind::Vxlan(have)) => Some(vxlan_misfit(want, have)),
+        (Kind::Tun, _) | (_, Kind::Tun) => None,
     }
 }
 

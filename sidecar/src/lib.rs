@@ -21,6 +21,7 @@
 mod apply;
 mod atomic_file;
 pub mod backend;
+mod carrier;
 mod concern;
 pub mod desired;
 pub mod diff;

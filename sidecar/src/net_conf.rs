@@ -192,6 +192,7 @@ impl NetConf {
             ));
         }
         let backend = backend::parse(go_json::field(&document, "Backend"))?;
+        backend.check_families(ranges.families())?;
         Ok(Self { ranges, backend })
     }
 }

@@ -1,29 +1,113 @@
-//! What a backend needs before a lease is taken, because the lease says it: the node's identity,
-//! remembered, found on devices that are there, or drawn.
+//! What a backend needs before a lease is taken: a kernel that can do it, a port that is free, and,
+//! because the lease says it, the node's identity, remembered, found on devices that are there, or
+//! drawn.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::anyhow;
 use kernel::Mac;
+use kernel::feature::Feature;
+use kernel::vxlan::DEFAULT_PORT;
 
+use crate::backend::extension::{self, Environment};
 use crate::backend::{Backend, Identity, vxlan};
+use crate::carrier::extension as programs;
 use crate::family::{ByFamily, Family};
 use crate::net_conf::NetConf;
+use crate::peers::Node;
 use crate::persist::Remembered;
 use crate::store::NodeFacts;
 use crate::tables::Facts;
+use crate::udp;
+use crate::underlay::Underlay;
+
+/// Whether the kernel has what the backend needs, and the port is free: found out without making
+/// anything in this namespace.
+pub(crate) fn probe(net_conf: &NetConf, underlay: &Underlay, facts: &Facts) -> Result<(), String> {
+    match &net_conf.backend {
+        Backend::Vxlan(options) => {
+            let ours = options.port.unwrap_or(DEFAULT_PORT);
+            let devices = facts.links.iter().filter_map(|link| link.vxlan.as_ref());
+            // Devices share a port among themselves, but with nobody else.
+            if devices.clone().any(|vxlan| vxlan.port == ours) {
+                return Ok(());
+            }
+            has(Feature::Vxlan, "or choose the Backend.Type udp or host-gw")?;
+            port_is_free(net_conf.ranges.families(), ours)
+        }
+        Backend::Udp(options) => match options.ends(underlay) {
+            Some(ends) => udp::probe(&ends).map_err(|error| error.to_string()),
+            None => Err("udp needs an IPv4 address on the underlay".to_owned()),
+        },
+        Backend::HostGw | Backend::Alloc | Backend::Extension(_) => Ok(()),
+    }
+}
+
+fn has(feature: Feature, instead: &str) -> Result<(), String> {
+    let module = feature.module();
+    match feature.is_there() {
+        Some(false) => Err(format!(
+            "this kernel has no {module}: load the module (modprobe {module}; some distributions have it in a package of extra modules), {instead}"
+        )),
+        Some(true) | None => Ok(()),
+    }
+}
+
+fn port_is_free(families: impl Iterator<Item = Family>, port: u16) -> Result<(), String> {
+    for family in families {
+        let bound = UdpSocket::bind(SocketAddr::new(family.unspecified(), port));
+        if bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+            return Err(format!(
+                "UDP port {port} is in use: stop the program that has it (ss -lunp names it), or choose another Backend.Port for the whole cluster"
+            ));
+        }
+    }
+    Ok(())
+}
 
 /// The identity that peers know, or a new one.
-pub(crate) fn identity(
+pub(crate) async fn identity(
     net_conf: &NetConf,
     facts: &Facts,
     remembered: &Remembered,
     node: &NodeFacts,
 ) -> anyhow::Result<Identity> {
     Ok(match &net_conf.backend {
-        Backend::Vxlan(options) => Identity {
-            macs: macs(options, net_conf.ranges.families(), facts, remembered, node)?,
+        Backend::Vxlan(options) => {
+            let families = net_conf.ranges.families();
+            Identity {
+                macs: macs(options, families, facts, remembered, node)?,
+                ..Identity::default()
+            }
+        }
+        Backend::Extension(options) => Identity {
+            said: before_the_lease(options).await?,
+            ..Identity::default()
         },
-        Backend::HostGw | Backend::Alloc => Identity::default(),
+        Backend::HostGw | Backend::Alloc | Backend::Udp(_) => Identity::default(),
     })
+}
+
+/// What the operator's program says becomes part of the lease, if it says anything.
+async fn before_the_lease(options: &extension::Options) -> anyhow::Result<Option<String>> {
+    let Some(command) = &options.pre_startup else {
+        return Ok(None);
+    };
+    let said = programs::run(command, &Environment::new(), "").await;
+    let said = said.map_err(|reason| anyhow!("field Backend.PreStartupCommand: {reason}"))?;
+    Ok(Some(said).filter(|said| !said.is_empty()))
+}
+
+/// Tells the operator's program which subnets are ours now.
+pub(crate) async fn lease_taken(net_conf: &NetConf, node: &Node) -> anyhow::Result<()> {
+    if let Backend::Extension(options) = &net_conf.backend
+        && let Some(command) = &options.post_startup
+    {
+        let done = programs::run(command, &extension::about_us(node), "").await;
+        done.map_err(|reason| anyhow!("field Backend.PostStartupCommand: {reason}"))?;
+    }
+    Ok(())
 }
 
 /// Enters what must be known after a reboot.

@@ -19,6 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::apply::{self, Kernel};
 use crate::backend::Identity;
+use crate::carrier::Carrier;
 use crate::concern::{Concern, Interest};
 use crate::desired::desired;
 use crate::diff::{Plan, diff, without_departures};
@@ -30,7 +31,7 @@ use crate::lease::Lease;
 use crate::lease_table::LeaseTable;
 use crate::masquerade::{Masquerade, Rules};
 use crate::net_conf::NetConf;
-use crate::peers::Node;
+use crate::peers::{self, Node};
 use crate::standing::Decided;
 use crate::store::LeaseEvent;
 use crate::subnet_env::SubnetEnv;
@@ -92,6 +93,7 @@ pub(crate) struct Reconciler {
     due: Due,
     /// What the store said about our own lease when the keeper was last asked to look.
     own_entry: Option<Lease>,
+    carrier: Carrier,
     skipped: Troubles,
     failures: Troubles,
     /// Chains of others that drop what we accept.
@@ -113,6 +115,7 @@ impl Reconciler {
     ) -> Self {
         Self {
             own_entry: Some(lease.clone()),
+            carrier: Carrier::of(&settings.net_conf.backend),
             settings,
             kernel,
             underlay,
@@ -240,7 +243,8 @@ impl Reconciler {
             Step::Plan(plan) => plan,
         };
         debug!(changes = plan.len(), "step");
-        let failures = self.make(&plan, monitor);
+        let mut failures = self.make(&plan, monitor);
+        failures.extend(self.tell_carrier(&node));
         let peers = self.told_of_skipped();
         match failures.is_empty() {
             true if self.in_sync.is_some() => self.tell_in_sync(peers),
@@ -345,7 +349,7 @@ impl Reconciler {
     /// took.
     fn round(&mut self, monitor: &mut Option<Monitor>) -> (bool, usize) {
         let names = self.device_names();
-        let facts = match self.kernel.dump(&names) {
+        let mut facts = match self.kernel.dump(&names) {
             Ok(facts) => facts,
             Err(error) => {
                 let faults = [("dump".to_owned(), error.to_string())];
@@ -360,6 +364,13 @@ impl Reconciler {
             faults.insert("underlay".to_owned(), reason);
         }
         let node = self.node();
+        match self.ensure_carrier(&node, &names, &facts) {
+            Ok(Some(now)) => facts = now,
+            Ok(None) => {}
+            Err(reason) => {
+                faults.insert("carrier".to_owned(), reason);
+            }
+        }
         let Self {
             wanted,
             settings,
@@ -380,6 +391,7 @@ impl Reconciler {
         self.know(facts, &names);
         let peers = self.told_of_skipped();
         faults.extend(self.make(&plan, monitor));
+        faults.extend(self.tell_carrier(&node));
         for device in &names {
             if let Err(error) = apply::refuse_router_advertisements(device) {
                 debug!(%device, %error, "refuse router advertisements");
@@ -422,6 +434,30 @@ impl Reconciler {
             Err(error) => return [("nftables".to_owned(), error.to_string())].into(),
         }
         BTreeMap::new()
+    }
+
+    /// Starts what the tables build upon. What the kernel has now, if that changed it.
+    fn ensure_carrier(
+        &mut self,
+        node: &Node,
+        names: &[DeviceName],
+        facts: &Facts,
+    ) -> Result<Option<Facts>, String> {
+        let (kernel, underlay) = (&mut self.kernel, &self.underlay);
+        let changed = self.carrier.ensure(kernel, node, underlay, facts)?;
+        let dump = || kernel.dump(names).map_err(|error| error.to_string());
+        changed.then(dump).transpose()
+    }
+
+    /// Tells what is not in the tables of all peers. What failed.
+    fn tell_carrier(&mut self, node: &Node) -> BTreeMap<String, String> {
+        if !self.carrier.follows() {
+            return BTreeMap::new();
+        }
+        let (peers, _) = peers::accept(self.wanted.table(), node);
+        let failed = self.carrier.follow(node, &peers).err();
+        let failed = failed.map(|reason| ("peers".to_owned(), reason));
+        failed.into_iter().collect()
     }
 
     /// Our accepting forwarded traffic does not help where another table drops it, and that is

@@ -19,6 +19,7 @@ use crate::health::{self, Readiness};
 use crate::keeper::Keeper;
 use crate::masquerade::Masquerade;
 use crate::net_conf::NetConf;
+use crate::peers::Node;
 use crate::persist::{Remembered, StateFile};
 use crate::prepare;
 use crate::reconcile::{Reconciler, Settings};
@@ -129,10 +130,11 @@ async fn serve_lease(
     // Told now, before anything is made.
     backend
         .check(&net_conf.ranges, &underlay)
+        .and_then(|()| prepare::probe(&net_conf, &underlay, &facts))
         .map_err(|reason| anyhow!(reason))?;
     let state_file = StateFile::in_dir(&flags.state_dir);
     let mut remembered = recall(&state_file);
-    let identity = prepare::identity(&net_conf, &facts, &remembered, &node)?;
+    let identity = prepare::identity(&net_conf, &facts, &remembered, &node).await?;
     let claim = Claim {
         ranges: net_conf.ranges,
         lease: backend.lease(&underlay, &identity),
@@ -147,6 +149,13 @@ async fn serve_lease(
         let path = state_file.path().display();
         warn!(%path, %error, "cannot remember this node's subnet and addresses over a reboot");
     }
+    let networks = net_conf.ranges.iter();
+    let as_peers_see_us = Node {
+        subnets: held.subnets,
+        lease: claim.lease.clone(),
+        networks: networks.map(|(f, range)| (f, range.network)).collect(),
+    };
+    prepare::lease_taken(&net_conf, &as_peers_see_us).await?;
     let start = Start {
         kernel,
         underlay,

@@ -70,6 +70,8 @@ pub struct DeviceLink {
 pub enum Kind {
     /// `type vxlan`.
     Vxlan(Vxlan),
+    /// A TUN device, which only the process that reads it can make.
+    Tun,
 }
 
 /// Where a forwarding entry sends to.
@@ -183,7 +185,10 @@ fn device_link<'a>(facts: &'a Facts, name: &str) -> Option<(&'a Link, DeviceLink
 impl Kind {
     /// None for kinds that we never make: such a device is somebody else's, whatever its name.
     fn of(link: &Link) -> Option<Self> {
-        link.vxlan.clone().map(Self::Vxlan)
+        match link.kind.as_str() {
+            "tun" => Some(Self::Tun),
+            _ => link.vxlan.clone().map(Self::Vxlan),
+        }
     }
 }
 

@@ -10,4 +10,6 @@ use crate::family::ByFamily;
 pub struct Identity {
     /// The addresses of the VTEPs.
     pub macs: ByFamily<Mac>,
+    /// What the operator's program said at the start.
+    pub said: Option<String>,
 }

@@ -5,10 +5,12 @@
 //! `match` of this file; what there is to do beside the kernel's tables is in `prepare` (before the
 //! lease is taken) and `carrier` (while it is held).
 
+pub mod extension;
 mod host_gw;
 mod identity;
 mod mtu;
 mod options;
+pub mod udp;
 pub mod vxlan;
 
 use serde_json::Value;
@@ -32,6 +34,10 @@ pub enum Backend {
     HostGw,
     /// Subnets and nothing else: somebody else carries the traffic.
     Alloc,
+    /// A tunnel in user space.
+    Udp(udp::Options),
+    /// The operator's own programs.
+    Extension(extension::Options),
 }
 
 impl Backend {
@@ -40,22 +46,15 @@ impl Backend {
         match self {
             Self::Vxlan(options) => options.direct_routing,
             Self::HostGw => true,
-            Self::Alloc => false,
+            Self::Alloc | Self::Udp(_) | Self::Extension(_) => false,
         }
     }
 }
 
 /// Names that flannel knows, for an error that can tell "not here" from "never heard of".
-const FLANNELS: [&str; 6] = [
-    "udp",
-    "ipip",
-    "wireguard",
-    "extension",
-    "ipsec",
-    "tencent-vpc",
-];
+const FLANNELS: [&str; 4] = ["ipip", "wireguard", "ipsec", "tencent-vpc"];
 /// Those that there are, for the same error.
-const OURS: &str = "vxlan, host-gw, alloc";
+const OURS: &str = "vxlan, host-gw, udp, extension, alloc";
 
 /// Chooses the backend by `Backend.Type`, in any case. An absent `Backend` is flannel's `udp`.
 pub(crate) fn parse(backend: Option<&Value>) -> Result<Backend, NetConfError> {
@@ -64,9 +63,7 @@ pub(crate) fn parse(backend: Option<&Value>) -> Result<Backend, NetConfError> {
         NetConfError::fatal("Backend.Type", format!("{problem}; {want}"))
     };
     let Some(backend) = backend else {
-        return Err(wrong(
-            "no Backend given, which means flannel's udp, and that is not built yet".into(),
-        ));
+        return Ok(Backend::Udp(udp::Options::default()));
     };
     let kind = match go_json::field(backend, "Type") {
         None | Some(Value::Null) => String::new(),
@@ -77,6 +74,8 @@ pub(crate) fn parse(backend: Option<&Value>) -> Result<Backend, NetConfError> {
         vxlan::TYPE => vxlan::Options::parse(backend).map(Backend::Vxlan),
         host_gw::TYPE => Ok(Backend::HostGw),
         "alloc" => Ok(Backend::Alloc),
+        udp::TYPE => udp::Options::parse(backend).map(Backend::Udp),
+        extension::TYPE => extension::Options::parse(backend).map(Backend::Extension),
         "" => Err(wrong("Backend is given, but without a Type".into())),
         known if FLANNELS.contains(&known) => {
             Err(wrong(format!("flannel's {known} is not built here")))
@@ -90,7 +89,8 @@ impl Backend {
     pub fn devices(&self, families: impl Iterator<Item = Family>) -> Vec<DeviceName> {
         match self {
             Self::Vxlan(options) => families.map(|family| options.device(family)).collect(),
-            Self::HostGw | Self::Alloc => Vec::new(),
+            Self::Udp(_) => vec![crate::udp::DEVICE.into()],
+            Self::HostGw | Self::Alloc | Self::Extension(_) => Vec::new(),
         }
     }
 
@@ -103,8 +103,29 @@ impl Backend {
     ) -> Result<u32, String> {
         match self {
             Self::Vxlan(options) => options.pod_mtu(families, underlay),
-            Self::HostGw | Self::Alloc => mtu::least(families, underlay, None, |_| 0),
+            Self::Udp(_) => mtu::least(families, underlay, None, |_| crate::udp::OVERHEAD),
+            Self::HostGw | Self::Alloc | Self::Extension(_) => {
+                mtu::least(families, underlay, None, |_| 0)
+            }
         }
+    }
+
+    /// A family that is enabled and that this backend cannot carry.
+    pub(crate) fn check_families(
+        &self,
+        mut families: impl Iterator<Item = Family>,
+    ) -> Result<(), NetConfError> {
+        let kind = match self {
+            Self::Udp(_) => udp::TYPE,
+            Self::Vxlan(_) | Self::HostGw | Self::Alloc | Self::Extension(_) => return Ok(()),
+        };
+        if !families.any(|family| family == Family::V6) {
+            return Ok(());
+        }
+        let problem = format!(
+            "the backend {kind} carries IPv4 only: leave it away, or choose another Backend.Type for both families"
+        );
+        Err(NetConfError::fatal("EnableIPv6", problem))
     }
 
     /// What of the configuration cannot work on this node, found before anything is made.
@@ -112,7 +133,7 @@ impl Backend {
         self.pod_mtu(ranges.families(), underlay)?;
         match self {
             Self::HostGw => host_gw::check(underlay),
-            Self::Vxlan(_) | Self::Alloc => Ok(()),
+            Self::Vxlan(_) | Self::Alloc | Self::Udp(_) | Self::Extension(_) => Ok(()),
         }
     }
 
@@ -127,7 +148,8 @@ impl Backend {
             Self::Vxlan(options) => options.lease(underlay, &identity.macs),
             Self::HostGw => plain(host_gw::TYPE),
             // As flannel, which names no type where nobody reads it.
-            Self::Alloc => plain(""),
+            Self::Alloc | Self::Udp(_) => plain(""),
+            Self::Extension(options) => options.lease(underlay, identity.said.as_deref()),
         }
     }
 
@@ -145,7 +167,8 @@ impl Backend {
                 vxlan::tables(options, node, &identity.macs, underlay, peers, facts)
             }
             Self::HostGw => host_gw::tables(node, peers, facts),
-            Self::Alloc => Default::default(),
+            Self::Alloc | Self::Extension(_) => Default::default(),
+            Self::Udp(_) => (udp::tables(node, underlay), Skipped::new()),
         }
     }
 }
@@ -164,12 +187,12 @@ mod tests {
         assert_eq!(options.vni, 5);
         let backend = json!({"Type": "Host-GW", "VNI": "anything"});
         assert_eq!(parse(Some(&backend)), Ok(Backend::HostGw));
+        assert_eq!(parse(None), Ok(Backend::Udp(udp::Options::default())));
     }
 
     #[test]
     fn what_is_not_built_is_told_apart_from_what_is_unknown() {
         for (backend, words) in [
-            (None, "udp"),
             (Some(json!(null)), "without a Type"),
             (Some(json!({"VNI": 1})), "without a Type"),
             (Some(json!({"Type": "ipsec"})), "not built"),

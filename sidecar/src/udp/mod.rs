@@ -60,8 +60,8 @@ pub use self::peers::Peers;
 pub const PORT: u16 = 8285;
 /// Bytes of IP and UDP header around each packet: the device's MTU is that much smaller.
 pub const OVERHEAD: u32 = 28;
-/// The device's name: flannel's is flannel0.
-pub const DEVICE: &str = "flannel%d";
+/// The device's name, as flannel's first one.
+pub const DEVICE: &str = "flannel0";
 
 /// How hard it tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +148,19 @@ fn socket_remedy(error: &io::Error) -> &'static str {
         }
         _ => "",
     }
+}
+
+/// Whether a data path could be started here, as far as that can be told without making anything:
+/// the port is free and there is a way to TUN devices.
+pub fn probe(ends: &Ends) -> Result<(), StartError> {
+    let listen = ends.listen;
+    socket::open(listen, 1, false).map_err(|source| StartError::Socket { listen, source })?;
+    let device = "/dev/net/tun";
+    let opened = std::fs::File::options().read(true).write(true).open(device);
+    opened.map(drop).map_err(|source| StartError::Device {
+        device: ends.device.clone(),
+        source,
+    })
 }
 
 /// A running data path: it forwards until it is dropped, which also removes the device.
