@@ -290,3 +290,80 @@ fn an_extension_that_fails_at_the_start_ends_the_daemon_without_a_lease() -> Res
     );
     Ok(())
 }
+
+#[test]
+fn what_cannot_work_is_one_line_that_says_what_to_change_and_nothing_is_made() -> Result<()> {
+    for (backend, words) in [
+        (json!({"Type": "nonsense"}), ["Backend.Type", "wireguard"]),
+        (
+            json!({"Type": "udp", "Port": "8285"}),
+            ["Backend.Port", "string"],
+        ),
+        (
+            json!({"Type": "udp", "Port": 70000}),
+            ["Backend.Port", "65535"],
+        ),
+        (
+            json!({"Type": "vxlan", "VNI": -1}),
+            ["Backend.VNI", "16777215"],
+        ),
+        (json!({"Type": "vxlan", "MTU": 100}), ["Backend.MTU", "118"]),
+        (
+            json!({"Type": "ipip", "DirectRouting": 1}),
+            ["Backend.DirectRouting", "bool"],
+        ),
+        (
+            json!({"Type": "wireguard", "Mode": "both"}),
+            ["Backend.Mode", "separate"],
+        ),
+        (
+            json!({"Type": "wireguard", "Mode": "ipv6"}),
+            ["Backend.Mode", "EnableIPv6"],
+        ),
+        (
+            json!({"Type": "wireguard", "PSK": "short"}),
+            ["Backend.PSK", "wg genpsk"],
+        ),
+        (
+            json!({"Type": "extension", "SubnetAddCommand": 7}),
+            ["SubnetAddCommand", "list"],
+        ),
+    ] {
+        let spec = spec(1, backend.clone());
+        let name = netns::unique_name("backend");
+        let mut cluster = Cluster::lay_out(&spec, &name, &std::env::temp_dir().join(&name))?;
+        cluster.member_mut(0).start_daemon()?;
+        let what = format!("{words:?} for {backend}");
+        wait::until_true(&what, SOON, || {
+            let log = log(&cluster, 0);
+            let line = log.lines().find(|line| line.contains("ERROR"));
+            Ok(line.is_some_and(|line| words.iter().all(|word| line.contains(word))))
+        })?;
+        assert!(!cluster.store_dir().join("subnets").exists(), "{backend}");
+        let names = cluster.member(0).view().link_names()?;
+        assert!(
+            !names.iter().any(|name| name.starts_with("flannel")),
+            "{names:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_port_that_another_program_has_ends_vxlan_before_a_lease_is_taken() -> Result<()> {
+    let spec = spec(1, json!({"Type": "vxlan", "Port": 9998}));
+    let name = netns::unique_name("backend");
+    let mut cluster = Cluster::lay_out(&spec, &name, &std::env::temp_dir().join(&name))?;
+    let bind = || Ok(std::net::UdpSocket::bind("0.0.0.0:9998")?);
+    let _held = cluster.member(0).node().netns().run(bind)?;
+    cluster.member_mut(0).start_daemon()?;
+    wait::until_true("the taken port to be named", SOON, || {
+        let log = log(&cluster, 0);
+        Ok(log.contains("UDP port 9998 is in use") && log.contains("Backend.Port"))
+    })?;
+    assert!(
+        !cluster.store_dir().join("subnets").exists(),
+        "a lease was taken"
+    );
+    Ok(())
+}

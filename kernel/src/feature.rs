@@ -15,6 +15,10 @@ use crate::socket::{Request, Socket};
 pub enum Feature {
     /// `type vxlan`.
     Vxlan,
+    /// `type ipip`.
+    Ipip,
+    /// `type wireguard`.
+    Wireguard,
 }
 
 impl Feature {
@@ -22,6 +26,8 @@ impl Feature {
     pub fn module(self) -> &'static str {
         match self {
             Feature::Vxlan => "vxlan",
+            Feature::Ipip => "ipip",
+            Feature::Wireguard => "wireguard",
         }
     }
 

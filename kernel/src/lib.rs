@@ -10,9 +10,9 @@
 //! ```
 //!
 //! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`device`],
-//! [`veth`], [`bridge`], [`vlan`], [`vxlan`], [`ifb`], [`address`], [`route`], [`neighbour`],
+//! [`veth`], [`bridge`], [`vlan`], [`vxlan`], [`ipip`], [`ifb`], [`address`], [`route`], [`neighbour`],
 //! [`fdb`], [`tc`]), [`netns`], [`feature`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon,
-//! `monitor`.
+//! `monitor` and `wireguard`.
 //!
 //! Nothing here decides what should exist: callers say it, as plain values. Every operation is
 //! idempotent where the kernel lets it be, and every request has a deadline.
@@ -27,6 +27,7 @@ pub mod error;
 pub mod fdb;
 pub mod feature;
 pub mod ifb;
+pub mod ipip;
 pub mod leaving;
 pub mod link;
 pub mod mac;
@@ -43,6 +44,8 @@ pub mod tun;
 pub mod veth;
 pub mod vlan;
 pub mod vxlan;
+#[cfg(feature = "wireguard")]
+pub mod wireguard;
 
 pub use error::{Error, Result};
 pub use mac::Mac;

@@ -11,6 +11,7 @@ use netlink_packet_route::link::{
 use nix::errno::Errno;
 
 use crate::error::Result;
+use crate::ipip::Ipip;
 use crate::mac::Mac;
 use crate::socket::{Request, Socket};
 use crate::vxlan::Vxlan;
@@ -52,6 +53,8 @@ pub struct Link {
     pub txqlen: u32,
     /// The attributes of a VXLAN device.
     pub vxlan: Option<Vxlan>,
+    /// The attributes of an IPv4-in-IPv4 tunnel.
+    pub ipip: Option<Ipip>,
     /// Bridge ports: a frame may leave by the port it came by.
     pub hairpin: Option<bool>,
     /// Bridges: ports belong to VLANs, and frames go only where theirs does.
@@ -275,6 +278,7 @@ fn parse(message: RouteNetlinkMessage) -> Option<Link> {
         alias: None,
         txqlen: 0,
         vxlan: None,
+        ipip: None,
         hairpin: None,
         filters_vlans: false,
     };
@@ -306,6 +310,9 @@ fn parse_info(link: &mut Link, infos: Vec<LinkInfo>) {
             LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = Some(Vxlan::parse(&data)),
             LinkInfo::Data(InfoData::Bridge(data)) => {
                 link.filters_vlans = crate::bridge::filters_vlans(&data);
+            }
+            LinkInfo::Data(InfoData::IpTunnel(data)) if link.kind == "ipip" => {
+                link.ipip = Some(Ipip::parse(&data));
             }
             LinkInfo::PortData(data) => link.hairpin = crate::bridge::hairpin_of(&data),
             _ => {}

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use kernel::monitor::Monitor;
 use kernel::nft;
 use kernel::route::{PROTOCOL_BOOT, Route};
-use kernel::{Mac, Request, Socket, address, fdb, link, neighbour, route, sysctl};
+use kernel::{Mac, Request, Socket, address, fdb, link, neighbour, route, sysctl, wireguard};
 use tracing::{debug, info};
 
 use crate::diff::{Op, Plan};
@@ -197,6 +197,8 @@ fn creation(name: &str, wanted: &DeviceLink) -> Option<Request> {
             let mac = wanted.mac.unwrap_or(Mac([0; 6]));
             Some(vxlan.create(name, mac, wanted.mtu))
         }
+        Kind::Ipip(ipip) => Some(ipip.create(name, wanted.mtu)),
+        Kind::Wireguard => Some(wireguard::create(name, wanted.mtu)),
         Kind::Tun => None,
     }
 }

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kernel::Mac;
+use kernel::ipip::Ipip;
 use kernel::vxlan::Vxlan;
 
 use crate::tables::{Device, DeviceLink, DeviceName, Hop, Kind, Remote, RouteKey, Tables};
@@ -172,7 +173,9 @@ fn misfit(wanted: &DeviceLink, found: &DeviceLink) -> Option<String> {
     }
     match (&wanted.kind, &found.kind) {
         (Kind::Vxlan(want), Kind::Vxlan(have)) => Some(vxlan_misfit(want, have)),
-        (Kind::Tun, _) | (_, Kind::Tun) => None,
+        (Kind::Ipip(want), Kind::Ipip(have)) => Some(ipip_misfit(want, have)),
+        // Another kind was not taken for ours.
+        _ => None,
     }
 }
 
@@ -201,6 +204,15 @@ fn vxlan_misfit(want: &Vxlan, have: &Vxlan) -> String {
     compare("l2miss", have.l2miss.to_string(), want.l2miss.to_string());
     compare("l3miss", have.l3miss.to_string(), want.l3miss.to_string());
     differences.join(", ")
+}
+
+fn ipip_misfit(want: &Ipip, have: &Ipip) -> String {
+    let (remote, local) = (shown(have.remote), shown(have.local));
+    format!(
+        "it goes from {local} to {remote}, wanted {} to {}",
+        shown(want.local),
+        shown(want.remote)
+    )
 }
 
 fn shown<T: fmt::Display>(value: Option<T>) -> String {

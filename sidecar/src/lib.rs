@@ -32,6 +32,7 @@ pub mod flags;
 pub mod fuzz;
 mod health;
 mod keeper;
+mod key_file;
 pub mod lease;
 pub mod lease_table;
 pub mod masquerade;

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 
 use anyhow::anyhow;
 use kernel::Mac;
@@ -11,9 +12,10 @@ use kernel::feature::Feature;
 use kernel::vxlan::DEFAULT_PORT;
 
 use crate::backend::extension::{self, Environment};
-use crate::backend::{Backend, Identity, vxlan};
+use crate::backend::{Backend, Identity, ipip, vxlan};
 use crate::carrier::extension as programs;
 use crate::family::{ByFamily, Family};
+use crate::key_file;
 use crate::net_conf::NetConf;
 use crate::peers::Node;
 use crate::persist::Remembered;
@@ -40,6 +42,22 @@ pub(crate) fn probe(net_conf: &NetConf, underlay: &Underlay, facts: &Facts) -> R
             Some(ends) => udp::probe(&ends).map_err(|error| error.to_string()),
             None => Err("udp needs an IPv4 address on the underlay".to_owned()),
         },
+        Backend::Ipip(_) => match facts.link(ipip::DEVICE) {
+            Some(_) => Ok(()),
+            None => has(Feature::Ipip, "or choose the Backend.Type vxlan or host-gw"),
+        },
+        Backend::Wireguard(options) => {
+            let families: Vec<Family> = net_conf.ranges.families().collect();
+            let names = net_conf.backend.devices(families.iter().copied());
+            // What is there is ours and has its port.
+            if names.iter().any(|name| facts.link(name).is_some()) {
+                return Ok(());
+            }
+            has(Feature::Wireguard, "or choose the Backend.Type vxlan")?;
+            families
+                .into_iter()
+                .try_for_each(|family| port_is_free([family].into_iter(), options.port(family)))
+        }
         Backend::HostGw | Backend::Alloc | Backend::Extension(_) => Ok(()),
     }
 }
@@ -72,6 +90,7 @@ pub(crate) async fn identity(
     facts: &Facts,
     remembered: &Remembered,
     node: &NodeFacts,
+    state_dir: &Path,
 ) -> anyhow::Result<Identity> {
     Ok(match &net_conf.backend {
         Backend::Vxlan(options) => {
@@ -81,11 +100,17 @@ pub(crate) async fn identity(
                 ..Identity::default()
             }
         }
+        Backend::Wireguard(_) => Identity {
+            key: Some(key_file::load_or_draw(state_dir)?),
+            ..Identity::default()
+        },
         Backend::Extension(options) => Identity {
             said: before_the_lease(options).await?,
             ..Identity::default()
         },
-        Backend::HostGw | Backend::Alloc | Backend::Udp(_) => Identity::default(),
+        Backend::HostGw | Backend::Ipip(_) | Backend::Alloc | Backend::Udp(_) => {
+            Identity::default()
+        }
     })
 }
 

@@ -115,7 +115,7 @@ impl Reconciler {
     ) -> Self {
         Self {
             own_entry: Some(lease.clone()),
-            carrier: Carrier::of(&settings.net_conf.backend),
+            carrier: Carrier::of(&settings.net_conf.backend, &settings.identity),
             settings,
             kernel,
             underlay,

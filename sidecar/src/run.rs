@@ -134,7 +134,8 @@ async fn serve_lease(
         .map_err(|reason| anyhow!(reason))?;
     let state_file = StateFile::in_dir(&flags.state_dir);
     let mut remembered = recall(&state_file);
-    let identity = prepare::identity(&net_conf, &facts, &remembered, &node).await?;
+    let identity =
+        prepare::identity(&net_conf, &facts, &remembered, &node, &flags.state_dir).await?;
     let claim = Claim {
         ranges: net_conf.ranges,
         lease: backend.lease(&underlay, &identity),

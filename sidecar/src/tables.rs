@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use kernel::Mac;
 use kernel::address::Address;
 use kernel::fdb::FdbEntry;
+use kernel::ipip::Ipip;
 use kernel::link::Link;
 use kernel::neighbour::Neighbour;
 use kernel::route::{Route, TABLE_MAIN};
@@ -70,6 +71,10 @@ pub struct DeviceLink {
 pub enum Kind {
     /// `type vxlan`.
     Vxlan(Vxlan),
+    /// `type ipip`.
+    Ipip(Ipip),
+    /// `type wireguard`; its keys and peers are not in these tables.
+    Wireguard,
     /// A TUN device, which only the process that reads it can make.
     Tun,
 }
@@ -187,6 +192,8 @@ impl Kind {
     fn of(link: &Link) -> Option<Self> {
         match link.kind.as_str() {
             "tun" => Some(Self::Tun),
+            "wireguard" => Some(Self::Wireguard),
+            "ipip" => link.ipip.map(Self::Ipip),
             _ => link.vxlan.clone().map(Self::Vxlan),
         }
     }

@@ -308,6 +308,7 @@ fn facts() -> Facts {
             alias: None,
             txqlen: 1000,
             vxlan: None,
+            ipip: None,
             hairpin: None,
             filters_vlans: false,
         }],
@@ -399,6 +400,7 @@ impl Seen {
                     vxlan.gbp
                 ),
                 Kind::Tun => format!("link {name} mtu {} tun", link.mtu),
+                other => panic!("{other:?} has no golden case"),
             });
         }
         for (key, hop) in &tables.routes {
@@ -441,6 +443,7 @@ fn published_identity(lease: &Lease) -> Identity {
     Identity {
         macs: macs.collect(),
         said: said.and_then(|data| serde_json::from_str(data).ok()),
+        key: None,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use kernel::Mac;
 
+use super::wireguard::PrivateKey;
 use crate::family::ByFamily;
 
 /// Each backend reads its own part and leaves the rest empty.
@@ -10,6 +11,8 @@ use crate::family::ByFamily;
 pub struct Identity {
     /// The addresses of the VTEPs.
     pub macs: ByFamily<Mac>,
+    /// WireGuard's key.
+    pub key: Option<PrivateKey>,
     /// What the operator's program said at the start.
     pub said: Option<String>,
 }

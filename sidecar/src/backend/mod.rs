@@ -8,10 +8,12 @@
 pub mod extension;
 mod host_gw;
 mod identity;
+pub mod ipip;
 mod mtu;
 mod options;
 pub mod udp;
 pub mod vxlan;
+pub mod wireguard;
 
 use serde_json::Value;
 
@@ -22,6 +24,8 @@ use crate::peers::{Node, Skipped};
 use crate::subnets::Subnets;
 use crate::tables::{DeviceName, Facts, Tables};
 use crate::underlay::Underlay;
+
+use self::wireguard::PrivateKey;
 
 pub use self::identity::Identity;
 
@@ -36,6 +40,10 @@ pub enum Backend {
     Alloc,
     /// A tunnel in user space.
     Udp(udp::Options),
+    /// IPv4 in IPv4.
+    Ipip(ipip::Options),
+    /// Encrypted tunnels.
+    Wireguard(wireguard::Options),
     /// The operator's own programs.
     Extension(extension::Options),
 }
@@ -46,15 +54,16 @@ impl Backend {
         match self {
             Self::Vxlan(options) => options.direct_routing,
             Self::HostGw => true,
-            Self::Alloc | Self::Udp(_) | Self::Extension(_) => false,
+            Self::Ipip(options) => options.direct_routing,
+            Self::Alloc | Self::Udp(_) | Self::Wireguard(_) | Self::Extension(_) => false,
         }
     }
 }
 
 /// Names that flannel knows, for an error that can tell "not here" from "never heard of".
-const FLANNELS: [&str; 4] = ["ipip", "wireguard", "ipsec", "tencent-vpc"];
+const FLANNELS: [&str; 2] = ["ipsec", "tencent-vpc"];
 /// Those that there are, for the same error.
-const OURS: &str = "vxlan, host-gw, udp, extension, alloc";
+const OURS: &str = "vxlan, host-gw, wireguard, ipip, udp, extension, alloc";
 
 /// Chooses the backend by `Backend.Type`, in any case. An absent `Backend` is flannel's `udp`.
 pub(crate) fn parse(backend: Option<&Value>) -> Result<Backend, NetConfError> {
@@ -75,6 +84,8 @@ pub(crate) fn parse(backend: Option<&Value>) -> Result<Backend, NetConfError> {
         host_gw::TYPE => Ok(Backend::HostGw),
         "alloc" => Ok(Backend::Alloc),
         udp::TYPE => udp::Options::parse(backend).map(Backend::Udp),
+        ipip::TYPE => ipip::Options::parse(backend).map(Backend::Ipip),
+        wireguard::TYPE => wireguard::Options::parse(backend).map(Backend::Wireguard),
         extension::TYPE => extension::Options::parse(backend).map(Backend::Extension),
         "" => Err(wrong("Backend is given, but without a Type".into())),
         known if FLANNELS.contains(&known) => {
@@ -89,6 +100,8 @@ impl Backend {
     pub fn devices(&self, families: impl Iterator<Item = Family>) -> Vec<DeviceName> {
         match self {
             Self::Vxlan(options) => families.map(|family| options.device(family)).collect(),
+            Self::Ipip(_) => vec![ipip::DEVICE.into()],
+            Self::Wireguard(options) => options.devices(families),
             Self::Udp(_) => vec![crate::udp::DEVICE.into()],
             Self::HostGw | Self::Alloc | Self::Extension(_) => Vec::new(),
         }
@@ -103,6 +116,10 @@ impl Backend {
     ) -> Result<u32, String> {
         match self {
             Self::Vxlan(options) => options.pod_mtu(families, underlay),
+            Self::Ipip(_) => mtu::least(families, underlay, None, |_| ipip::OVERHEAD),
+            Self::Wireguard(options) => mtu::least(families, underlay, Some(options.mtu), |_| {
+                wireguard::OVERHEAD
+            }),
             Self::Udp(_) => mtu::least(families, underlay, None, |_| crate::udp::OVERHEAD),
             Self::HostGw | Self::Alloc | Self::Extension(_) => {
                 mtu::least(families, underlay, None, |_| 0)
@@ -117,7 +134,12 @@ impl Backend {
     ) -> Result<(), NetConfError> {
         let kind = match self {
             Self::Udp(_) => udp::TYPE,
-            Self::Vxlan(_) | Self::HostGw | Self::Alloc | Self::Extension(_) => return Ok(()),
+            Self::Ipip(_) => ipip::TYPE,
+            Self::Vxlan(_)
+            | Self::HostGw
+            | Self::Wireguard(_)
+            | Self::Alloc
+            | Self::Extension(_) => return Ok(()),
         };
         if !families.any(|family| family == Family::V6) {
             return Ok(());
@@ -133,6 +155,8 @@ impl Backend {
         self.pod_mtu(ranges.families(), underlay)?;
         match self {
             Self::HostGw => host_gw::check(underlay),
+            Self::Wireguard(options) => options.check(ranges),
+            Self::Ipip(_) => Ok(()),
             Self::Vxlan(_) | Self::Alloc | Self::Udp(_) | Self::Extension(_) => Ok(()),
         }
     }
@@ -149,6 +173,11 @@ impl Backend {
             Self::HostGw => plain(host_gw::TYPE),
             // As flannel, which names no type where nobody reads it.
             Self::Alloc | Self::Udp(_) => plain(""),
+            Self::Ipip(_) => plain(ipip::TYPE),
+            Self::Wireguard(options) => match &identity.key {
+                Some(key) => options.lease(underlay.public_ips.families(), underlay, key),
+                None => plain(wireguard::TYPE),
+            },
             Self::Extension(options) => options.lease(underlay, identity.said.as_deref()),
         }
     }
@@ -169,6 +198,17 @@ impl Backend {
             Self::HostGw => host_gw::tables(node, peers, facts),
             Self::Alloc | Self::Extension(_) => Default::default(),
             Self::Udp(_) => (udp::tables(node, underlay), Skipped::new()),
+            Self::Ipip(options) => {
+                let tables = ipip::tables(options, node, underlay, peers, facts);
+                (tables, Skipped::new())
+            }
+            Self::Wireguard(options) => {
+                let tables = wireguard::tables(options, node, underlay);
+                let own = identity.key.as_ref().map(PrivateKey::public);
+                let (_, skipped) =
+                    wireguard::wanted(options, node, &own.unwrap_or_default(), peers);
+                (tables, skipped)
+            }
         }
     }
 }

@@ -1,14 +1,15 @@
 //! What carries traffic beside the kernel's tables, while a lease is held: the udp backend's data
-//! path, the extension backend's commands. The loop calls it twice a round, and it holds the loop
-//! up neither time.
+//! path, WireGuard's peers, the extension backend's commands. The loop calls it twice a round, and it never holds the
+//! loop up.
 //!
 //! Which peers there are is decided elsewhere (`peers`, `backend`); this does the deeds.
 
 pub(crate) mod extension;
 mod udp;
+mod wireguard;
 
 use crate::apply::Kernel;
-use crate::backend::Backend;
+use crate::backend::{Backend, Identity};
 use crate::lease::Lease;
 use crate::peers::Node;
 use crate::subnets::Subnets;
@@ -22,19 +23,25 @@ pub(crate) enum Carrier {
     Kernel,
     /// Packets go through user space.
     Udp(udp::Tunnel),
+    /// Peers are in the device, not in the tables.
+    Wireguard(wireguard::Tunnels),
     /// Programs are told of every peer.
     Extension(extension::Programs),
 }
 
 impl Carrier {
     /// The carrier of a backend. Must run on a tokio `LocalSet`.
-    pub(crate) fn of(backend: &Backend) -> Self {
+    pub(crate) fn of(backend: &Backend, identity: &Identity) -> Self {
         match backend {
             Backend::Udp(options) => Self::Udp(udp::Tunnel::new(*options)),
+            Backend::Wireguard(options) => match identity.key.clone() {
+                Some(key) => Self::Wireguard(wireguard::Tunnels::new(options.clone(), key)),
+                None => Self::Kernel,
+            },
             Backend::Extension(options) => {
                 Self::Extension(extension::Programs::start(options.clone()))
             }
-            Backend::Vxlan(_) | Backend::HostGw | Backend::Alloc => Self::Kernel,
+            Backend::Vxlan(_) | Backend::Ipip(_) | Backend::HostGw | Backend::Alloc => Self::Kernel,
         }
     }
 
@@ -48,7 +55,7 @@ impl Carrier {
         facts: &Facts,
     ) -> Result<bool, String> {
         match self {
-            Self::Kernel | Self::Extension(_) => Ok(false),
+            Self::Kernel | Self::Wireguard(_) | Self::Extension(_) => Ok(false),
             Self::Udp(tunnel) => tunnel.ensure(kernel, node, underlay, facts),
         }
     }
@@ -62,6 +69,7 @@ impl Carrier {
         match self {
             Self::Kernel => {}
             Self::Udp(tunnel) => tunnel.follow(peers),
+            Self::Wireguard(tunnels) => tunnels.follow(node, peers)?,
             Self::Extension(programs) => programs.follow(peers),
         }
         Ok(())

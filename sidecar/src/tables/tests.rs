@@ -20,6 +20,7 @@ pub(crate) fn plain_link(ifindex: u32, name: &str) -> Link {
         alias: None,
         txqlen: 1000,
         vxlan: None,
+        ipip: None,
         hairpin: None,
         filters_vlans: false,
     }

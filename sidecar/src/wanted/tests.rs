@@ -114,6 +114,7 @@ impl World {
             },
             identity: Identity {
                 macs: [(Family::V4, OWN_MAC)].into_iter().collect(),
+                ..Identity::default()
             },
             underlay: Underlay {
                 ifindex: 2,

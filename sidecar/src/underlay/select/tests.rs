@@ -24,6 +24,7 @@ fn link(ifindex: u32, name: &str, mtu: u32) -> Link {
         alias: None,
         txqlen: 1000,
         vxlan: None,
+        ipip: None,
         hairpin: None,
         filters_vlans: false,
     }
