@@ -55,6 +55,7 @@ impl Default for Spec {
 /// A node of a cluster with its daemon and its runtime.
 pub struct Member {
     daemon: Option<Daemon>,
+    env: BTreeMap<String, String>,
     twilld_args: Vec<String>,
     runtime: Arc<Runtime>,
     list: Arc<NetworkList>,
@@ -225,6 +226,7 @@ impl Member {
         twilld_args.extend_from_slice(more);
         Ok(Self {
             daemon: None,
+            env: BTreeMap::new(),
             twilld_args,
             runtime: Arc::new(Runtime::new(node.netns(), &[bin_dir])?),
             list: Arc::new(NetworkList::load(&conf_path)?),
@@ -312,6 +314,11 @@ impl Member {
         self.twilld_args.extend_from_slice(more);
     }
 
+    /// Sets a variable for its daemon, from the next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Starts twilld; does not wait for it.
     pub fn start_daemon(&mut self) -> Result<()> {
         let args = self.twilld_args.clone();
@@ -334,7 +341,10 @@ impl Member {
         if self.daemon.is_some() {
             bail!("a daemon already runs on {}", self.node.name());
         }
-        self.daemon = Some(self.node.spawn(name, program, args)?);
+        let log_path = self.node.make_dir("log")?.join(format!("{name}.log"));
+        let mut command = self.node.command(program)?;
+        command.args(args).envs(self.env.clone());
+        self.daemon = Some(Daemon::spawn(name, &mut command, &log_path)?);
         Ok(())
     }
 

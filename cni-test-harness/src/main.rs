@@ -1,16 +1,20 @@
-//! `cni-test-harness demo`, `bench` and `lab`: arguments in, exit code out.
+//! `cni-test-harness demo`, `bench`, `lab` and `image`: arguments in, exit code out.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
+use cni_test_harness::containerd::image;
 use cni_test_harness::{bench, demo, lab};
 use lexopt::prelude::*;
 use nix::sys::signal::{SigSet, Signal};
 
 const USAGE: &str = "\
 usage: cni-test-harness demo [--nodes 3] [--pods 2] [--keep]   a cluster on this machine, shown
+       cni-test-harness demo --kubernetes [--keep]             the same with all of Kubernetes
        cni-test-harness demo --down                            removes a demo that was kept
+       cni-test-harness image [FILE]                           the image of twill, for a container runtime
        cni-test-harness lab list | run NAME | run all         overlays built by hand, explained
        cni-test-harness bench [--only pods|peers|nodes|tables] [--out bench]
                               [--rounds 50] [--at-once-rounds 5] [--pods 100]
@@ -32,6 +36,7 @@ fn run() -> Result<()> {
         Some(Value(verb)) if verb == "demo" => run_demo(&mut args),
         Some(Value(verb)) if verb == "bench" => run_bench(&mut args),
         Some(Value(verb)) if verb == "lab" => run_lab(&mut args),
+        Some(Value(verb)) if verb == "image" => run_image(&mut args),
         Some(Long("help") | Short('h')) | None => {
             println!("{USAGE}");
             Ok(())
@@ -45,11 +50,12 @@ fn unexpected(arg: lexopt::Arg<'_>) -> anyhow::Error {
 }
 
 fn run_demo(args: &mut lexopt::Parser) -> Result<()> {
-    let (mut options, mut down) = (demo::Options::default(), false);
+    let (mut options, mut down, mut kubernetes) = (demo::Options::default(), false, false);
     while let Some(arg) = args.next()? {
         match arg {
             Long("keep") => options.keep = true,
             Long("down") => down = true,
+            Long("kubernetes") => kubernetes = true,
             Long("nodes") => options.nodes = args.value()?.parse()?,
             Long("pods") => options.pods = args.value()?.parse()?,
             Long("help") | Short('h') => {
@@ -70,7 +76,26 @@ fn run_demo(args: &mut lexopt::Parser) -> Result<()> {
         return Ok(());
     }
     take_down_when_interrupted()?;
-    demo::run(options)
+    match kubernetes {
+        true => demo::kubernetes::run(options.keep),
+        false => demo::run(options),
+    }
+}
+
+fn run_image(args: &mut lexopt::Parser) -> Result<()> {
+    let path = match args.next()? {
+        None => PathBuf::from(concat!("twill-", env!("CARGO_PKG_VERSION"), ".tar")),
+        Some(Value(path)) => path.into(),
+        Some(other) => return Err(unexpected(other)),
+    };
+    image::write_twill(&path)?;
+    println!(
+        "{} is in {}; on a node: ctr --namespace k8s.io images import {}",
+        image::TWILL,
+        path.display(),
+        path.display()
+    );
+    Ok(())
 }
 
 /// Ctrl-C in the middle leaves nothing behind. The signals are blocked in every thread and waited

@@ -5,6 +5,7 @@
 //! whole, also after a run that crashed. What is shown was printed by `ip`, `bridge` and `ping`,
 //! and the store's files; `show` lays it out.
 
+pub mod kubernetes;
 mod show;
 
 use std::path::Path;

@@ -164,7 +164,7 @@ fn verdict(pods: &[Pod], pings: &[Vec<Ping>]) -> Result<String> {
 }
 
 /// Columns of equal width, two spaces apart.
-fn table(rows: &[Vec<String>]) -> Vec<String> {
+pub(super) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));

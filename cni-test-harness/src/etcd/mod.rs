@@ -34,6 +34,7 @@ pub struct Etcd {
     inside: Option<Netns>,
     tls: Option<(ClientCertificates, Authority, Identity)>,
     root_password: Option<String>,
+    kept: bool,
 }
 
 struct Member {
@@ -101,6 +102,16 @@ impl Etcd {
             }
         }
         (0..self.members.len()).try_for_each(|member| self.wait_for(member))
+    }
+
+    /// Leaves everything running and lying about when this is dropped.
+    pub fn keep(&mut self) {
+        self.kept = true;
+        let daemons = self
+            .members
+            .iter_mut()
+            .filter_map(|member| member.daemon.take());
+        daemons.for_each(Daemon::detach);
     }
 
     /// Stops a member's process where it stands: it holds its connections and answers nothing.
@@ -215,6 +226,9 @@ impl Etcd {
 
 impl Drop for Etcd {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         self.kill_all();
         let _ = std::fs::remove_dir_all(&self.dir);
     }

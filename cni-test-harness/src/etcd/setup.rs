@@ -15,6 +15,7 @@ pub struct Setup<'a> {
     members: usize,
     tls: Option<ClientCertificates>,
     inside: Option<(&'a Netns, IpAddr)>,
+    dir: Option<PathBuf>,
 }
 
 /// Whether an etcd with TLS wants to see a certificate of its clients'.
@@ -32,6 +33,7 @@ impl Default for Setup<'_> {
             members: 1,
             tls: None,
             inside: None,
+            dir: None,
         }
     }
 }
@@ -54,9 +56,16 @@ impl<'a> Setup<'a> {
         Self { inside, ..self }
     }
 
+    /// With everything that it keeps in this folder, which is made.
+    pub fn dir(self, dir: PathBuf) -> Self {
+        let dir = Some(dir);
+        Self { dir, ..self }
+    }
+
     /// Starts it and waits until it answers.
     pub fn start(self) -> Result<Etcd> {
-        let dir = scratch_dir().join(netns::unique_name("etcd"));
+        let unique = || scratch_dir().join(netns::unique_name("etcd"));
+        let dir = self.dir.clone().unwrap_or_else(unique);
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let address = self
             .inside
@@ -85,6 +94,7 @@ impl<'a> Setup<'a> {
                 .transpose()?,
             tls,
             root_password: None,
+            kept: false,
         };
         etcd.start_all()?;
         Ok(etcd)

@@ -11,7 +11,11 @@ const ADMIN_TOKEN: &str = "admin";
 /// Whom the client certificate is made out to.
 pub(super) const CERTIFIED_USER: &str = "certified";
 
+/// How many nodes' kubelets have tokens of their own: `node1` and so on.
+const KUBELETS: u8 = 9;
+
 pub(super) struct Credentials {
+    dir: PathBuf,
     /// The authority's certificate, for server and clients alike.
     pub(super) ca: PathBuf,
     /// The server's certificate. Its key signs the tokens of service accounts, too.
@@ -26,18 +30,27 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Makes everything in `dir`, for a server at `url`.
-    pub(super) fn make(dir: &Path, url: &str) -> Result<Self> {
+    /// Makes everything in `dir`, for a server at `url` that is also reached at `hosts`.
+    pub(super) fn make(dir: &Path, url: &str, hosts: &[String]) -> Result<Self> {
         let authority = Authority::new(dir)?;
+        let hosts = hosts.iter().map(String::as_str);
+        let hosts: Vec<&str> = ["127.0.0.1", "localhost"]
+            .into_iter()
+            .chain(hosts)
+            .collect();
         let credentials = Self {
+            dir: dir.to_owned(),
             ca: authority.ca_path(),
-            server: authority.issue("server", &["127.0.0.1", "localhost"])?,
+            server: authority.issue("server", &hosts)?,
             client: authority.issue(CERTIFIED_USER, &[])?,
             tokens: dir.join("tokens.csv"),
             admin: dir.join("admin.kubeconfig"),
             certified: dir.join("certified.kubeconfig"),
         };
-        let tokens = format!("{ADMIN_TOKEN},admin,1,system:masters\n");
+        let mut tokens = format!("{ADMIN_TOKEN},admin,1,system:masters\n");
+        for node in (1..=KUBELETS).map(|number| format!("node{number}")) {
+            tokens += &format!("{node},system:node:{node},{node},system:nodes\n");
+        }
         std::fs::write(&credentials.tokens, tokens).context("write the tokens")?;
         let by_token = format!("token: {ADMIN_TOKEN}");
         let by_certificate = format!(
@@ -48,6 +61,18 @@ impl Credentials {
         credentials.write_kubeconfig(&credentials.admin, url, &by_token)?;
         credentials.write_kubeconfig(&credentials.certified, url, &by_certificate)?;
         Ok(credentials)
+    }
+
+    /// A kubeconfig for who has this token.
+    pub(super) fn by_token(&self, name: &str, token: &str, url: &str) -> Result<PathBuf> {
+        let path = self.dir.join(format!("{name}.kubeconfig"));
+        self.write_kubeconfig(&path, url, &format!("token: {token}"))?;
+        Ok(path)
+    }
+
+    /// A kubeconfig for a node's kubelet, whose token is the node's name.
+    pub(super) fn of_kubelet(&self, node: &str, url: &str) -> Result<PathBuf> {
+        self.by_token(node, node, url)
     }
 
     fn write_kubeconfig(&self, path: &Path, url: &str, user: &str) -> Result<()> {

@@ -1,27 +1,36 @@
-//! A real Kubernetes API server with a real etcd behind it, on loopback, for one test.
+//! A real Kubernetes API server with a real etcd behind it, for one test: alone on loopback, or
+//! inside a namespace where nodes reach it.
 //!
-//! There is no controller and no kubelet: Nodes are made by hand ([`node`]), and what a test wants
-//! to happen it does with `kubectl`, which is built with the server. [`ApiServer`] starts, kills and
-//! starts again; who may do what is RBAC's matter, with the ClusterRole that operators apply.
+//! Alone it has no controller and no kubelet: Nodes are made by hand ([`node`]), and what a test
+//! wants to happen it does with `kubectl`, which is built with the server. [`ApiServer`] starts,
+//! kills and starts again; who may do what is RBAC's matter, with the ClusterRole that operators
+//! apply. [`cluster`] puts all of Kubernetes around it.
 
 mod audit;
+pub mod cluster;
 mod credentials;
 pub mod node;
 mod proxy;
+mod setup;
+mod worker;
+pub mod workload;
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 pub use self::audit::Request;
 use self::credentials::{CERTIFIED_USER, Credentials};
 pub use self::proxy::Change;
+use self::setup::Ports;
+pub use self::setup::Setup;
+pub use self::worker::Worker;
 use crate::etcd::{self, Etcd};
-use crate::netns::unique_name;
+use crate::netns::Netns;
 use crate::process::{self, Daemon, Output};
 use crate::tools::{self, Missing};
 use crate::wait::Look;
@@ -74,32 +83,16 @@ fn dir() -> Result<PathBuf, Missing> {
     }
 }
 
-/// Ports of one server, all on loopback.
-#[derive(Debug, Clone, Copy)]
-struct Ports {
-    api: u16,
-    proxy: u16,
-}
-
-impl Ports {
-    /// Ports that nobody has now.
-    fn choose() -> Result<Self> {
-        let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port");
-        let port = |listener: &TcpListener| Ok::<_, anyhow::Error>(listener.local_addr()?.port());
-        // All are held until the last is known, so that they differ.
-        let (api, proxy) = (any()?, any()?);
-        Ok(Self {
-            api: port(&api)?,
-            proxy: port(&proxy)?,
-        })
-    }
-}
-
 /// An API server. Killed, and its folder removed, when dropped.
 pub struct ApiServer {
     programs: Programs,
     dir: PathBuf,
+    address: Ipv4Addr,
     ports: Ports,
+    inside: Option<Netns>,
+    /// Whether there are controllers and kubelets around it.
+    whole: bool,
+    kept: bool,
     credentials: Credentials,
     etcd: Etcd,
     server: Option<Daemon>,
@@ -107,23 +100,9 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Starts one and waits until it is ready.
+    /// Starts one on loopback and waits until it is ready.
     pub fn start(programs: &Programs) -> Result<Self> {
-        let dir = std::env::temp_dir().join(unique_name("api"));
-        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let ports = Ports::choose()?;
-        let mut server = Self {
-            credentials: Credentials::make(&dir, &url(ports))?,
-            programs: programs.clone(),
-            ports,
-            dir,
-            etcd: Etcd::start()?,
-            server: None,
-            proxy: None,
-        };
-        audit::write_policy(&server.dir)?;
-        server.restart()?;
-        Ok(server)
+        Setup::default().start(programs)
     }
 
     /// The folder in which everything of it lies.
@@ -131,9 +110,18 @@ impl ApiServer {
         &self.dir
     }
 
-    /// `https://127.0.0.1:PORT`.
+    /// `https://ADDRESS:PORT`.
     pub fn url(&self) -> String {
-        url(self.ports)
+        setup::url(self.address, self.ports)
+    }
+
+    /// A command that runs where the server does.
+    fn command(&self, program: &str) -> Result<Command> {
+        let path = self.programs.program(program);
+        match &self.inside {
+            Some(netns) => netns.command(path),
+            None => Ok(Command::new(path)),
+        }
     }
 
     /// The URL of its etcd.
@@ -183,11 +171,11 @@ impl ApiServer {
     }
 
     fn start_server(&self) -> Result<Daemon> {
-        let mut command = Command::new(self.programs.program("kube-apiserver"));
+        let mut command = self.command("kube-apiserver")?;
         let file = |name: &str| self.dir.join(name).display().to_string();
         command
             .args(["--etcd-servers", &self.etcd_url()])
-            .args(["--bind-address", "127.0.0.1"])
+            .args(["--bind-address", setup::bind_address(self.inside.is_some())])
             .args(["--secure-port", &self.ports.api.to_string()])
             .arg("--tls-cert-file")
             .arg(&self.credentials.server.cert_path)
@@ -197,18 +185,27 @@ impl ApiServer {
             .arg(&self.credentials.ca)
             .arg("--token-auth-file")
             .arg(&self.credentials.tokens)
-            .args(["--authorization-mode", "RBAC"])
+            .args(["--authorization-mode", "Node,RBAC"])
             .args(["--service-account-issuer", "https://kubernetes.default.svc"])
             .arg("--service-account-key-file")
             .arg(&self.credentials.server.cert_path)
             .arg("--service-account-signing-key-file")
             .arg(&self.credentials.server.key_path)
-            .args(["--service-cluster-ip-range", "10.96.0.0/16"])
-            // Nobody makes service accounts, and there is no endpoint to keep.
-            .args(["--disable-admission-plugins", "ServiceAccount"])
+            .args(["--service-cluster-ip-range", setup::SERVICES])
             .args(["--endpoint-reconciler-type", "none"])
             .args(["--audit-policy-file", &file(audit::POLICY)])
             .args(["--audit-log-path", &file(audit::LOG)]);
+        if self.inside.is_some() {
+            command.args(["--advertise-address", &self.address.to_string()]);
+        }
+        match self.whole {
+            true => command
+                .args(["--enable-admission-plugins", "NodeRestriction"])
+                // The nodes' names mean nothing to a resolver.
+                .args(["--kubelet-preferred-address-types", "InternalIP"]),
+            // Nobody makes service accounts.
+            false => command.args(["--disable-admission-plugins", "ServiceAccount"]),
+        };
         let mut server = Daemon::spawn("kube-apiserver", &mut command, &self.dir.join("api.log"))?;
         server.wait_until("it is ready", START, || {
             // Not before the rules of its own roles are there.
@@ -223,13 +220,25 @@ impl ApiServer {
 
     /// Runs `kubectl` as the cluster's admin with `stdin`; what it printed.
     pub fn kubectl(&self, args: &[&str], stdin: &[u8]) -> Result<Output> {
-        let mut command = Command::new(self.programs.program("kubectl"));
+        let mut command = self.command("kubectl")?;
         command
             .args(["--kubeconfig".as_ref(), self.credentials.admin.as_os_str()])
             .args(args)
             // Discovery is kept between runs, per test.
             .env("KUBECACHEDIR", self.dir.join("kubectl"));
         process::check_with(&mut command, stdin, KUBECTL)
+    }
+
+    /// What a person types before a subcommand of `kubectl`, as the cluster's admin.
+    pub fn kubectl_line(&self) -> String {
+        let enter = self.inside.as_ref();
+        let enter = enter.map(|netns| format!("ip netns exec {} ", netns.name()));
+        format!(
+            "{}{} --kubeconfig {}",
+            enter.unwrap_or_default(),
+            self.programs.program("kubectl").display(),
+            self.credentials.admin.display()
+        )
     }
 
     /// Makes many changes side by side, as fast as the server takes them.
@@ -241,7 +250,11 @@ impl ApiServer {
     }
 
     fn start_proxy(&self) -> Result<Daemon> {
-        let mut command = Command::new(self.programs.program("kubectl"));
+        ensure!(
+            self.inside.is_none(),
+            "many changes at once go to a server on loopback"
+        );
+        let mut command = self.command("kubectl")?;
         command
             .args(["--kubeconfig".as_ref(), self.credentials.admin.as_os_str()])
             .args(["proxy", "--port", &self.ports.proxy.to_string()]);
@@ -278,6 +291,23 @@ impl ApiServer {
         self.credentials.admin.clone()
     }
 
+    /// A kubeconfig of a node's kubelet.
+    pub fn kubelet_kubeconfig(&self, node: &str) -> Result<PathBuf> {
+        self.credentials.of_kubelet(node, &self.url())
+    }
+
+    /// A kubeconfig with the token of a service account, as an operator would make one for a
+    /// program outside of pods.
+    pub fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        let token = self.kubectl(
+            &["-n", namespace, "create", "token", name, "--duration=24h"],
+            b"",
+        )?;
+        let token = token.stdout_text();
+        self.credentials
+            .by_token(&format!("{namespace}-{name}"), token.trim(), &self.url())
+    }
+
     /// A kubeconfig with a client certificate, whose user may do everything.
     pub fn certificate_kubeconfig(&self) -> Result<PathBuf> {
         let user = format!("--user={CERTIFIED_USER}");
@@ -308,6 +338,14 @@ impl ApiServer {
         audit::requests(&self.dir, agent)
     }
 
+    /// Leaves everything running and lying about when this is dropped.
+    pub fn keep(&mut self) {
+        self.kept = true;
+        self.etcd.keep();
+        let daemons = [self.server.take(), self.proxy.take()];
+        daemons.into_iter().flatten().for_each(Daemon::detach);
+    }
+
     /// Makes etcd forget all versions but the present one.
     pub fn compact(&self) -> Result<()> {
         self.etcd.compact().map(drop)
@@ -316,6 +354,9 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         self.kill_all();
         if std::thread::panicking() {
             eprintln!("the API server's files are left in {}", self.dir.display());
@@ -332,10 +373,6 @@ fn listening(daemon: &mut Daemon, port: u16) -> Result<()> {
             Err(error) => Look::NotYet(error.to_string()),
         })
     })
-}
-
-fn url(ports: Ports) -> String {
-    format!("https://127.0.0.1:{}", ports.api)
 }
 
 fn copy_dir(from: &Path, to: &Path) -> Result<()> {
