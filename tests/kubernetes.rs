@@ -229,6 +229,52 @@ fn what_the_cluster_has_not_given_yet_is_waited_for_with_a_reason() -> Result<()
 }
 
 #[test]
+fn a_node_made_anew_with_another_subnet_moves_there() -> Result<()> {
+    let programs = skip_unless!(Programs::find());
+    let mut kube = Kube::start(&programs)?;
+    kube.make_node(0, &["10.244.1.0/24"])?;
+    kube.make_node(1, &["10.244.2.0/24"])?;
+    kube.start_twilld(0)?;
+    kube.start_twilld(1)?;
+    kube.cluster.wait_in_sync(READY_DEADLINE)?;
+    let near = kube.cluster.pod(0)?;
+    let old = kube.cluster.pod(1)?;
+    assert!(near.ping(&old, 2, REPLY)?.complete());
+    let mac = kube.cluster.member(1).view().mac("flannel.1")?;
+
+    kube.server.kubectl(&["delete", "node", "k2"], b"")?;
+    kube.wait_for_route(0, "10.244.2.0/24", false)?;
+    // With the Node its pods go: the cluster sees to that.
+    old.delete()?;
+    kube.make_node(1, &["10.244.9.0/24"])?;
+    kube.wait_for_route(0, "10.244.9.0/24", true)?;
+    kube.cluster
+        .member(1)
+        .wait_for("the new subnet", SOON, |_| {
+            Ok(kube.cluster.member(1).subnet()?.to_string() == "10.244.9.1/24")
+        })?;
+    let new = kube.cluster.pod(1)?;
+    assert_eq!(new.ip()?.to_string(), "10.244.9.2");
+    assert!(near.ping(&new, 3, REPLY)?.complete());
+    assert!(new.ping(&near, 3, REPLY)?.complete());
+    assert_eq!(kube.cluster.member(1).view().mac("flannel.1")?, mac);
+    // The bridge is the new subnet's alone.
+    let addresses = kube
+        .cluster
+        .member(1)
+        .node()
+        .exec("ip", &["-4", "-o", "addr", "show", "dev", "cni0"])?
+        .stdout_text();
+    assert!(
+        addresses.contains("10.244.9.1/24") && !addresses.contains("10.244.2.1"),
+        "{addresses}"
+    );
+    wait::until_true("the new Node to know of its network", SOON, || {
+        Ok(condition(&kube.object(1)?).0 == "False")
+    })
+}
+
+#[test]
 fn beside_flanneld_and_in_its_place_no_packet_is_lost() -> Result<()> {
     let programs = skip_unless!(Programs::find());
     let flanneld: PathBuf = skip_unless!(flanneld::installed());

@@ -372,8 +372,8 @@ impl Node {
             return Ok(false);
         };
         let quiet = |socket: &mut Socket| {
-            link.group != leaving::GROUP
-                && socket
+            link.group == leaving::GROUP
+                || socket
                     .apply_all(&leaving::leave(link.ifindex, addresses))
                     .is_ok()
         };

@@ -343,6 +343,11 @@ impl Store for KubeStore {
         let node = inner.own_node().await?;
         let subnets = inner.granted(&node, claim)?;
         inner.publish(&node, subnets, &claim.lease).await?;
+        // Another lease after a first one: the Node was made anew and has forgotten that, too.
+        let announced = *inner.announced.borrow();
+        if announced && !publish::is_available(node.network_unavailable.as_ref()) {
+            inner.announce_once().await?;
+        }
         Ok(Held {
             subnets,
             expires: None,
