@@ -61,6 +61,7 @@ mod tests {
             alias: None,
             txqlen: 0,
             vxlan: None,
+            ipip: None,
             hairpin: None,
             filters_vlans: false,
         }
