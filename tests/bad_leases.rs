@@ -100,7 +100,10 @@ fn bad(own_ip: &str) -> Vec<(String, String, &'static str)> {
 #[test]
 fn every_kind_of_bad_lease_is_skipped_counted_and_named_and_the_rest_works() -> Result<()> {
     skip_unless!(etcd::installed());
-    let spec = Spec::default();
+    let mut spec = Spec::default();
+    // No node's subnet is one that is put here.
+    spec.net_conf["SubnetMin"] = "10.244.1.0".into();
+    spec.net_conf["SubnetMax"] = "10.244.60.0".into();
     let (etcd, mut cluster) = Etcd::with_cluster("bad", &spec, PREFIX)?;
     etcd.put(
         &format!("{PREFIX}/config"),

@@ -13,7 +13,7 @@ use cni_test_harness::netns::Netns;
 use cni_test_harness::observe::View;
 use cni_test_harness::process;
 use cni_test_harness::runtime::{Added, Attachment, PluginFailure, Runtime};
-use cni_test_harness::{skip_unless, tools};
+use cni_test_harness::{skip_unless, tools, wait};
 use serde_json::{Value, json};
 
 const HOST_PORT: u16 = 8080;
@@ -237,10 +237,10 @@ fn bandwidth_behind_twill_limits_the_pods_pair() -> Result<()> {
         assert!(pod.reaches(member)?, "{mode}");
         pod.check().context(mode)?;
         pod.del().context(mode)?;
-        assert!(
-            !said(member, "tc", &["qdisc"])?.contains("qdisc tbf"),
-            "{mode}"
-        );
+        // They go with the pair, which the daemon deletes.
+        wait::until_true(mode, Duration::from_secs(5), || {
+            Ok(!said(member, "tc", &["qdisc"])?.contains("qdisc tbf"))
+        })?;
     }
     Ok(())
 }

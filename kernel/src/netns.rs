@@ -158,11 +158,12 @@ impl Netns {
     }
 }
 
-/// A process that is gone answers ESRCH, a path that leads through a file ENOTDIR.
+/// A process that is gone answers ESRCH, a path that leads through a file ENOTDIR; and of a name that
+/// no file can have there is none.
 fn is_missing(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::NotFound
         || matches!(
             error.raw_os_error().map(Errno::from_raw),
-            Some(Errno::ESRCH | Errno::ENOTDIR)
+            Some(Errno::ESRCH | Errno::ENOTDIR | Errno::ENAMETOOLONG)
         )
 }

@@ -648,8 +648,8 @@ fn what_cannot_work_ends_with_code_1_before_anything_is_made() {
     };
     ends(&["--iface=nosuch"], "nosuch");
     ends(&["--public-ip=203.0.113.9"], "203.0.113.9");
-    node.net_conf(r#"{"Network":"10.5.0.0/16"}"#);
-    ends(&[], "Backend.Type");
+    node.net_conf(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"teleport"}}"#);
+    ends(&[], "teleport");
     node.net_conf(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":60}}"#);
     ends(&[], "MTU");
 }

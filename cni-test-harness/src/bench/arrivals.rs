@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(counts, want);
         assert!(counts.reached(1) && !counts.reached(2));
         // Half a message is nothing.
-        counts.note(&datagram[..20]);
+        counts.note(&datagram[..HEADER + 2]);
         assert_eq!(counts, want);
     }
 }

@@ -97,6 +97,7 @@ const LIVE: &[&str] = &[
     "bad-lease-dual-on-v4-node",
     "bad-lease-live",
     "etcd-restart",
+    "extension",
 ];
 
 const OUR_V4: &str = r#"{"PublicIP":"192.168.50.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
