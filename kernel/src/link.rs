@@ -10,6 +10,7 @@ use netlink_packet_route::link::{
 };
 use nix::errno::Errno;
 
+use crate::device;
 use crate::error::Result;
 use crate::ipip::Ipip;
 use crate::mac::Mac;
@@ -17,7 +18,7 @@ use crate::socket::{Request, Socket};
 use crate::vxlan::Vxlan;
 
 /// A network device as the kernel reports it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its number in its namespace.
     pub ifindex: u32,
@@ -61,9 +62,12 @@ pub struct Link {
     pub filters_vlans: bool,
 }
 
-/// `ip link show dev NAME`; None if there is none.
+/// `ip link show dev NAME`; None if there is none, which costs no link message.
 pub fn by_name(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
-    get(socket, message(&[LinkAttribute::IfName(name.to_owned())]))
+    match device::index(socket, name)? {
+        Some(ifindex) => by_index(socket, ifindex),
+        None => Ok(None),
+    }
 }
 
 /// `ip link show`, the device with this number; None if there is none.
@@ -262,25 +266,12 @@ fn parse(message: RouteNetlinkMessage) -> Option<Link> {
     let flags = message.header.flags;
     let mut link = Link {
         ifindex: message.header.index,
-        name: String::new(),
-        kind: String::new(),
-        mtu: 0,
-        mac: None,
         up: flags.contains(LinkFlags::Up),
         running: true,
         promiscuous: flags.contains(LinkFlags::Promisc),
         all_multicast: flags.contains(LinkFlags::Allmulti),
         loopback: flags.contains(LinkFlags::Loopback),
-        master: None,
-        lower: None,
-        lower_netnsid: None,
-        group: 0,
-        alias: None,
-        txqlen: 0,
-        vxlan: None,
-        ipip: None,
-        hairpin: None,
-        filters_vlans: false,
+        ..Link::default()
     };
     for attribute in message.attributes {
         match attribute {

@@ -100,7 +100,7 @@ pub struct Monitor {
 impl Monitor {
     /// Subscribes. What is changed through the given sockets is not reported, links and addresses
     /// excepted. Must be called within a tokio runtime.
-    pub fn open(routing: &Socket, nftables: &nft::Socket) -> Result<Monitor> {
+    pub fn open(routing: &mut Socket, nftables: &mut nft::Socket) -> Result<Monitor> {
         let failed = |error| Error::io("subscribe to the kernel's changes", error);
         let own = (
             routing.port().map_err(failed)?,

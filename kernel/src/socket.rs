@@ -146,7 +146,7 @@ impl Socket {
 
     /// See [`Raw::port`].
     #[cfg(feature = "monitor")]
-    pub(crate) fn port(&self) -> std::io::Result<u32> {
+    pub(crate) fn port(&mut self) -> std::io::Result<u32> {
         self.raw.port()
     }
 
@@ -207,9 +207,7 @@ pub(crate) struct Answer<'a> {
 impl Raw {
     pub(crate) fn open(family: isize) -> Result<Raw> {
         let op = || format!("open netlink socket of family {family}");
-        let mut socket = netlink_sys::Socket::new(family).map_err(|e| Error::io(op(), e))?;
-        // Otherwise it gets its number with the first request only.
-        socket.bind_auto().map_err(|e| Error::io(op(), e))?;
+        let socket = netlink_sys::Socket::new(family).map_err(|e| Error::io(op(), e))?;
         // Without a text for a refusal we still work, so old kernels may lack these.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
@@ -224,12 +222,16 @@ impl Raw {
         })
     }
 
-    /// The number by which the kernel knows this socket in notifications.
+    /// The number by which the kernel knows this socket in notifications. It gets one with its
+    /// first request, if not here.
     #[cfg(feature = "monitor")]
-    pub(crate) fn port(&self) -> std::io::Result<u32> {
+    pub(crate) fn port(&mut self) -> std::io::Result<u32> {
         let mut address = netlink_sys::SocketAddr::new(0, 0);
         self.socket.get_address(&mut address)?;
-        Ok(address.port_number())
+        match address.port_number() {
+            0 => self.socket.bind_auto().map(|address| address.port_number()),
+            port => Ok(port),
+        }
     }
 
     fn next_sequence(&mut self) -> u32 {

@@ -30,9 +30,9 @@ fn with_a_monitor(test: impl AsyncFnOnce(Monitor, Socket) + Send + 'static) {
             .enable_all()
             .build();
         runtime.unwrap().block_on(async {
-            let routing = Socket::open().unwrap();
-            let nftables = nft::Socket::open().unwrap();
-            let monitor = Monitor::open(&routing, &nftables).unwrap();
+            let mut routing = Socket::open().unwrap();
+            let mut nftables = nft::Socket::open().unwrap();
+            let monitor = Monitor::open(&mut routing, &mut nftables).unwrap();
             test(monitor, routing).await;
         });
     });

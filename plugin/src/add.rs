@@ -12,14 +12,13 @@ use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::bridge::{BridgeNetwork, Ipam};
 use crate::config::flannel::Dialect;
-use crate::delegate::main::Main;
-use crate::delegate::{self, Delegates};
+use crate::delegate::{self, Delegate, Delegates};
 use crate::error::{Code, Error};
 use crate::invocation::Sandboxed;
 use crate::ipam::{self, Again, IpamError, Owner, Reservation, Store, resolv_conf};
 use crate::network::{Maker, Network};
 use crate::node::{Made, Node, Progress};
-use crate::plan::{self, Found, Step};
+use crate::plan::{self, Found};
 use crate::result::{AddResult, Dns, Interface, IpConfig};
 use crate::version::Version;
 
@@ -39,12 +38,8 @@ pub(crate) fn add(
     let bridge = match &network.maker {
         Maker::Here(bridge) => bridge,
         Maker::Delegate(kind) => {
-            let main = Main {
-                delegates,
-                kind,
-                config: &network.rendered,
-            };
-            return main.add(&network, request, version);
+            let main = delegates.plugin(kind, &network.rendered);
+            return delegate::main::add(&main, &network, request, version);
         }
     };
     let mut node = Node::open()?;
@@ -64,11 +59,7 @@ pub(crate) fn add(
     let ipam = match &bridge.ipam {
         None => return adding.attach(&mut node, &[]),
         Some(Ipam::Other(kind)) => {
-            let ipam = delegate::ipam::Ipam {
-                delegates,
-                kind,
-                config: &network.rendered,
-            };
+            let ipam = delegates.plugin(kind, &network.rendered);
             return adding.attach_and_ask(&mut node, &ipam);
         }
         Some(Ipam::HostLocal(ipam)) => ipam,
@@ -104,7 +95,7 @@ impl Adding<'_> {
         let mut progress = Progress::default();
         node.apply(&self.netns, &steps, &mut progress)?;
         self.complete(node, progress, ips)
-            .inspect_err(|_| undo(node, &steps))
+            .inspect_err(|_| node.undo(&steps))
     }
 
     /// What the node has of the network, and the seed of what it has not.
@@ -126,22 +117,18 @@ impl Adding<'_> {
 
     /// The same where another plugin gives the addresses. It is asked when the interface is there,
     /// and told that they are not needed after the interface is gone.
-    fn attach_and_ask(
-        &mut self,
-        node: &mut Node,
-        ipam: &delegate::ipam::Ipam<'_>,
-    ) -> Result<String, Error> {
+    fn attach_and_ask(&mut self, node: &mut Node, ipam: &Delegate<'_>) -> Result<String, Error> {
         let (found, seed) = &self.look(node)?;
         let steps = plan::add_port(&self.bridge, &self.attachment, found, seed)?;
         let mut progress = Progress::default();
         node.apply(&self.netns, &steps, &mut progress)?;
-        let answer = ipam.add(self.version).inspect_err(|_| undo(node, &steps))?;
+        let answer = delegate::ipam::add(ipam, self.version).inspect_err(|_| node.undo(&steps))?;
         self.bridge.routes = answer.routes;
         if self.bridge.dns.is_none() {
             self.dns = answer.dns;
         }
         self.address(node, progress, &answer.ips).inspect_err(|_| {
-            undo(node, &steps);
+            node.undo(&steps);
             let _ = ipam.del();
         })
     }
@@ -157,7 +144,7 @@ impl Adding<'_> {
         let steps = plan::add_addresses(&self.bridge, &self.attachment, ips, found, seed)?;
         node.apply(&self.netns, &steps, &mut progress)?;
         self.complete(node, progress, ips)
-            .inspect_err(|_| undo(node, &steps))
+            .inspect_err(|_| node.undo(&steps))
     }
 
     /// Adds what is built in, and says what there is now.
@@ -212,13 +199,6 @@ impl Adding<'_> {
             dns: self.dns.clone(),
             interfaces,
         }
-    }
-}
-
-fn undo(node: &mut Node, steps: &[Step]) {
-    for undo in steps.iter().rev().filter_map(Step::undo) {
-        // The first failure is the one to report; DEL will meet what is left.
-        let _ = node.undo(&undo);
     }
 }
 

@@ -18,8 +18,7 @@ use crate::config::Header;
 use crate::config::bridge::{BridgeNetwork, Ipam};
 use crate::config::flannel::Dialect;
 use crate::config::mode::Mode;
-use crate::delegate::main::Main;
-use crate::delegate::{self, Delegates};
+use crate::delegate::Delegates;
 use crate::error::{Code, Error};
 use crate::invocation::Sandboxed;
 use crate::ipam::{Owner, Store};
@@ -60,11 +59,7 @@ pub(crate) fn check(
     let bridge = match &network.maker {
         Maker::Here(bridge) => bridge,
         Maker::Delegate(kind) => {
-            let main = Main {
-                delegates,
-                kind,
-                config,
-            };
+            let main = delegates.plugin(kind, config);
             return main.check(header);
         }
     };
@@ -84,12 +79,7 @@ pub(crate) fn check(
                 request.container_id
             )));
         }
-        Some(Ipam::Other(kind)) => delegate::ipam::Ipam {
-            delegates,
-            kind,
-            config,
-        }
-        .check(header)?,
+        Some(Ipam::Other(kind)) => delegates.plugin(kind, config).check(header)?,
         _ => {}
     }
     let name = bridge.device();

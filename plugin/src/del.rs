@@ -17,7 +17,6 @@ use crate::builtin;
 use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::flannel::{Dialect, ipam_data_dir, scratch_dir, subnet_file};
-use crate::delegate::main::Main;
 use crate::delegate::{self, Delegates};
 use crate::error::{Code, Error};
 use crate::hostports;
@@ -55,12 +54,8 @@ pub(crate) fn del(
         && dialect != Dialect::Bridge
         && kept
     {
-        let main = Main {
-            delegates,
-            kind,
-            config,
-        };
-        main.del(request)?;
+        let main = delegates.plugin(kind, config);
+        delegate::main::del(&main, request)?;
         return scratch.map_or(Ok(()), |scratch| scratch.remove(&header.name));
     }
     let stores = stores(header, rendered.as_ref());
@@ -105,11 +100,7 @@ pub(crate) fn del(
         errors.extend(hostports::delete_legacy(&attachment).err());
     }
     if let Some(kind) = delegate::ipam::kind_of(config).filter(|_| kept) {
-        let ipam = delegate::ipam::Ipam {
-            delegates,
-            kind: &kind,
-            config,
-        };
+        let ipam = delegates.plugin(&kind, config);
         errors.extend(ipam.del().err());
     }
     let masquerades = rendered.and_then(|config| go_json::field(&config, "ipMasq")?.as_bool());

@@ -16,7 +16,6 @@ use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::bridge::Ipam;
 use crate::config::flannel::{Dialect, ipam_data_dir, scratch_dir};
-use crate::delegate::main::Main;
 use crate::delegate::{self, Delegates};
 use crate::error::{Code, Error};
 use crate::invocation::is_name;
@@ -102,19 +101,9 @@ fn hand_on(header: &Header, dialect: Dialect, delegates: Delegates<'_>) -> Resul
     let network = Network::load(header, version, dialect, &args, Duration::ZERO)?;
     let config = &network.rendered;
     match &network.maker {
-        Maker::Delegate(kind) => Main {
-            delegates,
-            kind,
-            config,
-        }
-        .gc(header),
+        Maker::Delegate(kind) => delegates.plugin(kind, config).gc(header),
         Maker::Here(bridge) => match &bridge.ipam {
-            Some(Ipam::Other(kind)) => delegate::ipam::Ipam {
-                delegates,
-                kind,
-                config,
-            }
-            .gc(header),
+            Some(Ipam::Other(kind)) => delegates.plugin(kind, config).gc(header),
             _ => Ok(()),
         },
     }

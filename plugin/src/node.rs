@@ -131,10 +131,7 @@ impl Node {
     ) -> Result<(), Error> {
         for (at, step) in steps.iter().enumerate() {
             if let Err(error) = self.step(netns, step, progress) {
-                for undo in steps[..at].iter().rev().filter_map(Step::undo) {
-                    // The first failure is the one to report; DEL will meet what is left.
-                    let _ = self.undo(&undo);
-                }
+                self.undo(&steps[..at]);
                 return Err(error);
             }
         }
@@ -193,8 +190,15 @@ impl Node {
         Ok(())
     }
 
-    /// Takes a step back.
-    pub(crate) fn undo(&mut self, undo: &Undo) -> Result<(), Error> {
+    /// Takes steps back, the last one first.
+    pub(crate) fn undo(&mut self, steps: &[Step]) {
+        for undo in steps.iter().rev().filter_map(Step::undo) {
+            // The failure that led here is the one to report; DEL will meet what is left.
+            let _ = self.take_back(&undo);
+        }
+    }
+
+    fn take_back(&mut self, undo: &Undo) -> Result<(), Error> {
         match undo {
             Undo::Pair(attachment) => self.delete_pair(attachment).map(|_| ()),
             Undo::Masquerade(attachment) => {

@@ -6,8 +6,7 @@ use crate::cni_args::CniArgs;
 use crate::config::Header;
 use crate::config::bridge::Ipam;
 use crate::config::flannel::Dialect;
-use crate::delegate::main::Main;
-use crate::delegate::{self, Delegates};
+use crate::delegate::Delegates;
 use crate::error::{Code, Error};
 use crate::ipam::{self, Store};
 use crate::network::{Maker, Network};
@@ -33,11 +32,7 @@ pub(crate) fn status(
         let bridge = match &network.maker {
             Maker::Here(bridge) => bridge,
             Maker::Delegate(kind) => {
-                let main = Main {
-                    delegates,
-                    kind,
-                    config,
-                };
+                let main = delegates.plugin(kind, config);
                 return main.status();
             }
         };
@@ -47,12 +42,7 @@ pub(crate) fn status(
                 let store = Store::new(&ipam.data_dir, &header.name);
                 ipam::has_room(&store, ipam).map_err(Error::from)
             }
-            Some(Ipam::Other(kind)) => delegate::ipam::Ipam {
-                delegates,
-                kind,
-                config,
-            }
-            .status(),
+            Some(Ipam::Other(kind)) => delegates.plugin(kind, config).status(),
         }
     };
     ready().map_err(|error| match error.code {

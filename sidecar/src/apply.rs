@@ -71,8 +71,8 @@ impl Kernel {
     }
 
     /// A subscription to what others than us change.
-    pub(crate) fn monitor(&self) -> kernel::Result<Monitor> {
-        Monitor::open(&self.routing, &self.nftables)
+    pub(crate) fn monitor(&mut self) -> kernel::Result<Monitor> {
+        Monitor::open(&mut self.routing, &mut self.nftables)
     }
 
     /// Makes the changes in order. What fails is handed back; the next round tries again. `between`

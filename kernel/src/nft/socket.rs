@@ -40,7 +40,7 @@ pub struct Socket {
 #[cfg(feature = "monitor")]
 impl Socket {
     /// See [`Raw::port`].
-    pub(crate) fn port(&self) -> std::io::Result<u32> {
+    pub(crate) fn port(&mut self) -> std::io::Result<u32> {
         self.raw.port()
     }
 }

@@ -48,22 +48,9 @@ mod tests {
             name: name.into(),
             kind: "veth".into(),
             mtu: 1500,
-            mac: None,
             up: true,
             running: true,
-            promiscuous: false,
-            all_multicast: false,
-            loopback: false,
-            master: None,
-            lower: None,
-            lower_netnsid: None,
-            group: 0,
-            alias: None,
-            txqlen: 0,
-            vxlan: None,
-            ipip: None,
-            hairpin: None,
-            filters_vlans: false,
+            ..Link::default()
         }
     }
 

@@ -3,9 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Delegates, GC_KEYS, with_keys};
+use super::Delegate;
 use crate::address::{Cidr, Ip};
-use crate::config::Header;
 use crate::error::{Code, Error};
 use crate::result::{AddResult, Dns, IpConfig, Route};
 use crate::version::Version;
@@ -19,53 +18,18 @@ pub(crate) fn kind_of(config: &Value) -> Option<String> {
     (!BUILT_IN.contains(&kind)).then(|| kind.to_owned())
 }
 
-/// Another plugin's IPAM, with the config that it is given.
-#[derive(Clone, Copy)]
-pub(crate) struct Ipam<'a> {
-    /// How plugins are run.
-    pub(crate) delegates: Delegates<'a>,
-    /// Its type.
-    pub(crate) kind: &'a str,
-    /// The main plugin's config, whole.
-    pub(crate) config: &'a Value,
-}
-
-impl Ipam<'_> {
-    /// Asks for addresses. A failure is followed by DEL, as the specification wants it.
-    pub(crate) fn add(&self, version: Version) -> Result<AddResult, Error> {
-        let answer = self.delegates.run(self.kind, "ADD", self.config);
-        let result = answer.and_then(|stdout| parse(self.kind, &stdout, version));
-        let result = result.and_then(|result| {
-            let has_addresses = result.ips.iter().any(|ip| ip.address.is_some());
-            has_addresses.then_some(result).ok_or_else(|| {
-                let msg = "IPAM plugin returned missing IP config";
-                Error::new(Code::InvalidConfig, msg)
-            })
-        });
-        result.inspect_err(|_| drop(self.del()))
-    }
-
-    /// Gives back what it gave.
-    pub(crate) fn del(&self) -> Result<(), Error> {
-        self.delegates.tell(self.kind, "DEL", self.config)
-    }
-
-    /// Asks whether the addresses are still the attachment's.
-    pub(crate) fn check(&self, header: &Header) -> Result<(), Error> {
-        let config = with_keys(self.config, &header.config, &["prevResult"]);
-        self.delegates.tell(self.kind, "CHECK", &config)
-    }
-
-    /// Asks whether there are addresses to give.
-    pub(crate) fn status(&self) -> Result<(), Error> {
-        self.delegates.tell(self.kind, "STATUS", self.config)
-    }
-
-    /// Hands on which attachments are valid.
-    pub(crate) fn gc(&self, header: &Header) -> Result<(), Error> {
-        let config = with_keys(self.config, &header.config, &GC_KEYS);
-        self.delegates.tell(self.kind, "GC", &config)
-    }
+/// Asks a plugin for addresses. A failure is followed by DEL, as the specification wants it.
+pub(crate) fn add(plugin: &Delegate<'_>, version: Version) -> Result<AddResult, Error> {
+    let result = plugin.add();
+    let result = result.and_then(|stdout| parse(plugin.kind, &stdout, version));
+    let result = result.and_then(|result| {
+        let has_addresses = result.ips.iter().any(|ip| ip.address.is_some());
+        has_addresses.then_some(result).ok_or_else(|| {
+            let msg = "IPAM plugin returned missing IP config";
+            Error::new(Code::InvalidConfig, msg)
+        })
+    });
+    result.inspect_err(|_| drop(plugin.del()))
 }
 
 /// A result of before 0.3.0: one address of each family.

@@ -22,6 +22,7 @@ use nix::unistd::{Pid, getpid, getppid};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::config::Header;
 use crate::error::{Code, Error};
 
 /// The variables of the specification, which are handed on; so is everything else that this
@@ -44,6 +45,56 @@ const GC_KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 pub(crate) struct Delegates<'a> {
     /// This run's environment.
     pub(crate) env: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+/// Another plugin, with the config that it is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Delegate<'a> {
+    /// How plugins are run.
+    pub(crate) delegates: Delegates<'a>,
+    /// Its type, and so its program's name.
+    pub(crate) kind: &'a str,
+    /// The config of a main plugin, whole.
+    pub(crate) config: &'a Value,
+}
+
+impl Delegate<'_> {
+    /// Tells it to take away what it made.
+    pub(crate) fn del(&self) -> Result<(), Error> {
+        self.delegates.tell(self.kind, "DEL", self.config)
+    }
+
+    /// Asks whether all is as it was made.
+    pub(crate) fn check(&self, header: &Header) -> Result<(), Error> {
+        let config = with_keys(self.config, &header.config, &["prevResult"]);
+        self.delegates.tell(self.kind, "CHECK", &config)
+    }
+
+    /// Asks whether an ADD could be served.
+    pub(crate) fn status(&self) -> Result<(), Error> {
+        self.delegates.tell(self.kind, "STATUS", self.config)
+    }
+
+    /// Hands on which attachments are valid.
+    pub(crate) fn gc(&self, header: &Header) -> Result<(), Error> {
+        let config = with_keys(self.config, &header.config, &GC_KEYS);
+        self.delegates.tell(self.kind, "GC", &config)
+    }
+
+    fn add(&self) -> Result<Vec<u8>, Error> {
+        self.delegates.run(self.kind, "ADD", self.config)
+    }
+}
+
+impl<'a> Delegates<'a> {
+    /// The plugin of a type.
+    pub(crate) fn plugin(self, kind: &'a str, config: &'a Value) -> Delegate<'a> {
+        Delegate {
+            delegates: self,
+            kind,
+            config,
+        }
+    }
 }
 
 impl Delegates<'_> {

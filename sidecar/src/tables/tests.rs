@@ -5,24 +5,11 @@ pub(crate) fn plain_link(ifindex: u32, name: &str) -> Link {
     Link {
         ifindex,
         name: name.into(),
-        kind: String::new(),
         mtu: 1500,
-        mac: None,
         up: true,
         running: true,
-        promiscuous: false,
-        all_multicast: false,
-        loopback: false,
-        master: None,
-        lower: None,
-        lower_netnsid: None,
-        group: 0,
-        alias: None,
         txqlen: 1000,
-        vxlan: None,
-        ipip: None,
-        hairpin: None,
-        filters_vlans: false,
+        ..Link::default()
     }
 }
 

@@ -9,24 +9,11 @@ fn link(ifindex: u32, name: &str, mtu: u32) -> Link {
     Link {
         ifindex,
         name: name.to_owned(),
-        kind: String::new(),
         mtu,
-        mac: None,
         up: true,
         running: true,
-        promiscuous: false,
-        all_multicast: false,
-        loopback: false,
-        master: None,
-        lower: None,
-        lower_netnsid: None,
-        group: 0,
-        alias: None,
         txqlen: 1000,
-        vxlan: None,
-        ipip: None,
-        hairpin: None,
-        filters_vlans: false,
+        ..Link::default()
     }
 }
 
