@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use cni_test_harness::containerd::image;
@@ -16,9 +17,10 @@ usage: cni-test-harness demo [--nodes 3] [--pods 2] [--keep]   a cluster on this
        cni-test-harness demo --down                            removes a demo that was kept
        cni-test-harness image [FILE]                           the image of twill, for a container runtime
        cni-test-harness lab list | run NAME | run all         overlays built by hand, explained
-       cni-test-harness bench [--only pods|peers|nodes|tables] [--out bench]
+       cni-test-harness bench [--only pods|peers|nodes|tables|data] [--out bench]
                               [--rounds 50] [--at-once-rounds 5] [--pods 100]
-                              [--peers 10,1000,5000,10000] [--peer-rounds 3] [--nodes 5000]";
+                              [--peers 10,1000,5000,10000] [--peer-rounds 3] [--nodes 5000]
+                              [--data-rounds 15] [--slice-ms 500]";
 
 fn main() -> ExitCode {
     match run() {
@@ -134,6 +136,7 @@ fn run_lab(args: &mut lexopt::Parser) -> Result<()> {
 fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
     let (mut pods, mut peers) = (bench::Options::default(), bench::peers::Options::default());
     let mut tables = bench::tables::Options::default();
+    let mut data = bench::data::Options::default();
     let (mut nodes, mut only) = (bench::nodes::Options::default(), None);
     while let Some(arg) = args.next()? {
         match arg {
@@ -150,11 +153,14 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
                 peers.rounds = args.value()?.parse()?;
                 tables.rounds = peers.rounds;
             }
+            Long("data-rounds") => data.rounds = args.value()?.parse()?,
+            Long("slice-ms") => data.slice = Duration::from_millis(args.value()?.parse()?),
             Long("nodes") => nodes.nodes = args.value()?.parse()?,
             Long("out") => {
                 pods.out = args.value()?.into();
                 peers.out.clone_from(&pods.out);
                 tables.out.clone_from(&pods.out);
+                data.out.clone_from(&pods.out);
                 nodes.out.clone_from(&pods.out);
             }
             Long("help") | Short('h') => {
@@ -170,14 +176,16 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
             bench::run(&pods, &command)?;
             bench::peers::run(&peers, &command)?;
             bench::tables::run(&tables, &command)?;
+            bench::data::run(&data, &command)?;
             bench::nodes::run(&nodes, &command)
         }
         Some("pods") => bench::run(&pods, &command),
         Some("peers") => bench::peers::run(&peers, &command),
         Some("tables") => bench::tables::run(&tables, &command),
+        Some("data") => bench::data::run(&data, &command),
         Some("nodes") => bench::nodes::run(&nodes, &command),
         Some(other) => Err(anyhow!(
-            "--only {other}: pods, peers, tables or nodes\n{USAGE}"
+            "--only {other}: pods, peers, tables, data or nodes\n{USAGE}"
         )),
     }
 }

@@ -7,12 +7,13 @@
 //! `candidate` says what is started, `chain` and `scene` how it is configured and among what,
 //! `measure` starts it, `rounds` in which order, `idle` looks at twilld doing nothing,
 //! `report`, `aims` and `picture` write down what came out. `peers` and `nodes` measure twilld
-//! beside flanneld.
+//! beside flanneld, `tables` its tables, `data` what its backends carry.
 
 mod aims;
 mod arrivals;
 mod candidate;
 mod chain;
+pub mod data;
 mod idle;
 mod measure;
 pub mod nodes;

@@ -1,4 +1,4 @@
-//! `add-del.svg`: the medians as bars, readable on a light and on a dark page.
+//! Medians as bars (`add-del.svg`, `data.svg`), readable on a light and on a dark page.
 
 use std::fmt::Write;
 
@@ -12,9 +12,17 @@ const ROW: f64 = 24.0;
 const HEADING: f64 = 40.0;
 
 /// One group of bars.
-struct Panel<'a> {
-    title: &'static str,
-    bars: Vec<(&'a str, f64)>,
+pub(super) struct Panel<'a> {
+    pub(super) title: &'static str,
+    pub(super) bars: Vec<Bar<'a>>,
+}
+
+/// One bar: the longest of its group fills the width.
+pub(super) struct Bar<'a> {
+    pub(super) name: &'a str,
+    pub(super) value: f64,
+    /// Drawn in the colour that stands out.
+    pub(super) ours: bool,
 }
 
 /// The picture for these candidates.
@@ -22,7 +30,11 @@ pub(super) fn svg(named: &[(&str, Outcome)]) -> String {
     let bars = |value: fn(&Outcome) -> f64| {
         named
             .iter()
-            .map(|(name, outcome)| (*name, value(outcome)))
+            .map(|(name, outcome)| Bar {
+                name,
+                value: value(outcome),
+                ours: *name == TWILL,
+            })
             .collect::<Vec<_>>()
     };
     let panels = [
@@ -47,6 +59,11 @@ pub(super) fn svg(named: &[(&str, Outcome)]) -> String {
             bars: bars(|o| o.peak_kib as f64 / 1024.0),
         },
     ];
+    draw(&panels)
+}
+
+/// One group below the other.
+pub(super) fn draw(panels: &[Panel<'_>]) -> String {
     let height: f64 = panels
         .iter()
         .map(|panel| HEADING + ROW * panel.bars.len() as f64)
@@ -63,7 +80,7 @@ pub(super) fn svg(named: &[(&str, Outcome)]) -> String {
          </style>\n"
     );
     let mut y = 0.0;
-    for panel in &panels {
+    for panel in panels {
         panel.draw(y, &mut out);
         y += HEADING + ROW * panel.bars.len() as f64;
     }
@@ -76,7 +93,7 @@ impl Panel<'_> {
         let most = self
             .bars
             .iter()
-            .map(|(_, value)| *value)
+            .map(|bar| bar.value)
             .fold(f64::MIN_POSITIVE, f64::max);
         let title = self.title;
         let mut line = |text: String| {
@@ -86,10 +103,10 @@ impl Panel<'_> {
             "<text x=\"8\" y=\"{:.0}\" font-weight=\"bold\">{title}</text>",
             top + 26.0
         ));
-        for (row, (name, value)) in self.bars.iter().enumerate() {
+        for (row, Bar { name, value, ours }) in self.bars.iter().enumerate() {
             let y = top + HEADING + ROW * row as f64;
             let length = (WIDTH - LABEL - NUMBER) * value / most;
-            let class = if *name == TWILL { "ours" } else { "other" };
+            let class = if *ours { "ours" } else { "other" };
             let name = name.replace('&', "&amp;").replace('<', "&lt;");
             let (text_y, end) = (y + 13.0, LABEL + length + 6.0);
             line(format!(

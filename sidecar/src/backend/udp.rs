@@ -26,11 +26,17 @@ pub(super) const TYPE: &str = "udp";
 pub struct Options {
     /// The UDP port of every node of the cluster: leases do not carry it.
     pub port: u16,
+    /// Many packets for each system call, as far as the kernel can; else one, as flanneld does it.
+    /// Ours: flanneld passes over it, and either kind of node understands the other.
+    pub offload: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { port: PORT }
+        Self {
+            port: PORT,
+            offload: true,
+        }
     }
 }
 
@@ -39,11 +45,17 @@ impl Default for Options {
 struct Keys {
     #[serde(rename = "Port")]
     port: i64,
+    #[serde(rename = "Offload")]
+    offload: bool,
 }
 
 impl Default for Keys {
     fn default() -> Self {
-        Self { port: PORT.into() }
+        let Options { port, offload } = Options::default();
+        Self {
+            port: port.into(),
+            offload,
+        }
     }
 }
 
@@ -52,6 +64,7 @@ impl Options {
         let keys: Keys = decode(backend)?;
         Ok(Self {
             port: in_range("Port", keys.port, 1..=65_535)?,
+            offload: keys.offload,
         })
     }
 
@@ -139,11 +152,24 @@ mod tests {
     }
 
     #[test]
+    fn offload_is_on_unless_it_is_turned_off() {
+        let offload = |json: Value| Options::parse(&json).map(|options| options.offload);
+        assert_eq!(offload(json!({})), Ok(true));
+        assert_eq!(offload(json!({"Offload": false})), Ok(false));
+        let error = offload(json!({"Offload": "no"})).unwrap_err();
+        assert!(error.fatal && error.field == "Backend.Offload", "{error}");
+    }
+
+    #[test]
     fn a_peer_is_reached_at_its_public_address_and_our_own_port() {
         let subnets: Subnets = "10.5.30.0-24&fd00:5:0:30::-64".parse().unwrap();
         let v6_only: Subnets = "0.0.0.0-0&fd00:5:0:31::-64".parse().unwrap();
         let lease = Lease::parse(br#"{"PublicIP":"192.168.50.30"}"#).unwrap();
-        let peers = Options { port: 9 }.peers(&[(&subnets, &lease), (&v6_only, &lease)]);
+        let options = Options {
+            port: 9,
+            ..Options::default()
+        };
+        let peers = options.peers(&[(&subnets, &lease), (&v6_only, &lease)]);
         let want = (
             "10.5.30.0/24".parse().unwrap(),
             "192.168.50.30:9".parse().unwrap(),

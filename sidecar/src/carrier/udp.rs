@@ -53,7 +53,11 @@ impl Tunnel {
             self.running = None;
             self.spoofed = 0;
         }
-        let path = DataPath::start(&ends, Options::default(), self.peers.clone())
+        let options = Options {
+            offload: self.options.offload,
+            ..Options::default()
+        };
+        let path = DataPath::start(&ends, options, self.peers.clone())
             .map_err(|error| error.to_string())?;
         let setup = |ifindex| {
             let mtu = underlay.mtu.saturating_sub(crate::udp::OVERHEAD);
