@@ -255,3 +255,49 @@ fn masquerading_by_iptables_is_the_go_plugins_and_gc_collects_it() {
         assert_nothing_left("GC");
     });
 }
+
+#[test]
+fn rules_against_spoofing_are_checked_and_deleted_by_either_program() {
+    if !namespaces::available("rules_against_spoofing") {
+        return;
+    }
+    let conf = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "bridge", "isGateway": true,
+        "macspoofchk": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24"}]]}});
+    let stays = [
+        ("CNI_CONTAINERID", "stays"),
+        ("CNI_NETNS", "/run/netns/pod2"),
+    ];
+    let rules = || tool("nft -s list ruleset");
+    for (maker, other) in [(Program::Go, Program::Twill), (Program::Twill, Program::Go)] {
+        namespaces::in_a_node_of_its_own(&["pod", "pod2"], || {
+            if !go::install(&[("bridge", "bridge"), ("host-local", "host-local")]) {
+                return;
+            }
+            let result = run(maker, "bridge", "ADD", &[], &conf);
+            run(maker, "bridge", "ADD", &stays, &conf);
+            assert!(
+                rules().contains("jump cni-br-iface-abc-eth0"),
+                "{}",
+                rules()
+            );
+            let mut check = conf.clone();
+            check["prevResult"] = result;
+            run(other, "bridge", "CHECK", &[], &check);
+            run(other, "bridge", "DEL", &[], &check);
+            let left = rules();
+            assert!(
+                !left.contains("abc"),
+                "{maker:?} made, {other:?} deleted: {left}"
+            );
+            assert_eq!(left.matches("macspoofchk-stays-eth0").count(), 4, "{left}");
+            // They work on: the pod's own address passes.
+            tool("ip netns exec pod2 ping -c 1 -W 5 10.1.2.1");
+            run(other, "bridge", "DEL", &stays, &conf);
+            let left = rules();
+            assert!(
+                !left.contains("cni-br-iface") && !left.contains("macspoofchk"),
+                "{left}"
+            );
+        });
+    }
+}

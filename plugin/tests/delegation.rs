@@ -128,6 +128,60 @@ fn the_real_static_gives_its_addresses_and_name_servers() {
     });
 }
 
+/// Pods are routed to whoever gave their addresses.
+#[test]
+fn without_a_bridge_other_plugins_addresses_are_routed_to() {
+    on_a_node("without_a_bridge_other_plugins_addresses", || {
+        if !go::install(&[("host-local", "theirs"), ("static", "static")]) {
+            return;
+        }
+        write_subnet_env();
+        let given = json!({"type": "static", "addresses": [
+            {"address": "10.9.0.7/24", "gateway": "10.9.0.1"},
+            {"address": "fd00:9::7/64", "gateway": "fd00:9::1"}]});
+        for (ipam, subnet) in [(json!({"type": "theirs"}), "10.244.1."), (given, "10.9.0.")] {
+            let of = |name: &str| json!({"cniVersion": "1.1.0", "name": "net", "type": name, "ipam": ipam});
+            let (mut twill, mut flannel) = (of("twill"), of("flannel"));
+            twill["mode"] = json!("routed");
+            flannel["delegate"] = json!({"mode": "routed"});
+            for (name, conf) in [("twill", twill), ("flannel", flannel)] {
+                let result = ok(name, "ADD", &[PATH], &conf);
+                let v4 = result["ips"][0]["address"].as_str().unwrap();
+                let v4 = v4.strip_suffix("/32").expect("alone on its link");
+                assert!(v4.starts_with(subnet), "{result}");
+                assert_eq!(result["interfaces"].as_array().unwrap().len(), 2);
+                tool(&format!("ip netns exec pod ping -c 1 -W 5 {}", {
+                    result["ips"][0]["gateway"].as_str().unwrap()
+                }));
+                for ip in result["ips"].as_array().unwrap() {
+                    let address = ip["address"].as_str().unwrap();
+                    let address = address.split('/').next().unwrap();
+                    tool(&format!("ping -c 1 -W 5 {address}"));
+                }
+                let mut check = conf.clone();
+                check["prevResult"] = result.clone();
+                ok(name, "CHECK", &[PATH], &check);
+                ok(name, "STATUS", &[PATH], &conf);
+                tool(&format!("ip route del {v4}"));
+                let (code, msg) = run(name, "CHECK", &[PATH], &check).failure();
+                assert!(code == 103 && msg.contains(v4), "{msg}");
+                ok(name, "DEL", &[PATH], &conf);
+                ok(name, "DEL", &[PATH], &conf);
+                assert_eq!((reserved("net"), veths(), scratch_files()), (vec![], 0, 0));
+                assert!(!tool("ip route show").contains(v4));
+            }
+        }
+        // Without a gateway there is nobody on the link whom the pod could send to.
+        let alone = json!({"type": "static", "addresses": [{"address": "10.9.0.7/24"}]});
+        let conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "twill",
+            "mode": "routed", "ipam": alone});
+        let (code, msg) = run("twill", "ADD", &[PATH], &conf).failure();
+        assert!(code == 7 && msg.contains("no gateway"), "{code} {msg}");
+        ok("twill", "DEL", &[PATH], &conf);
+        assert_eq!((veths(), scratch_files()), (0, 0));
+    });
+}
+
 #[test]
 fn the_interface_is_there_when_ipam_is_asked() {
     on_a_node("the_interface_is_there", || {
