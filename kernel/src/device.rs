@@ -47,14 +47,12 @@ pub fn by_name(socket: &Socket, name: &str) -> Result<Option<Device>> {
         let flags = ask(socket, name, ioctl::flags)?;
         // SAFETY: SIOCGIFFLAGS fills this member.
         let flags = c_int::from(unsafe { flags.ifr_ifru.ifru_flags });
-        // SAFETY: SIOCGIFMTU fills this member.
-        let mtu = unsafe { ask(socket, name, ioctl::mtu)?.ifr_ifru.ifru_mtu };
         Ok(Device {
             ifindex: ask_index(socket, name)?,
             driver: ask_driver(socket, name)?,
             up: flags & libc::IFF_UP != 0,
             promiscuous: flags & libc::IFF_PROMISC != 0,
-            mtu: mtu.unsigned_abs(),
+            mtu: ask_mtu(socket, name)?,
             mac: ask_mac(socket, name)?,
         })
     };
@@ -71,10 +69,21 @@ pub fn mac(socket: &Socket, name: &str) -> Result<Option<Mac>> {
     unless_missing(name, ask_mac(socket, name)).map(Option::flatten)
 }
 
+/// Its MTU in bytes; None if there is no such device.
+pub fn mtu(socket: &Socket, name: &str) -> Result<Option<u32>> {
+    unless_missing(name, ask_mtu(socket, name))
+}
+
 fn ask_index(socket: &Socket, name: &str) -> nix::Result<u32> {
     let answer = ask(socket, name, ioctl::index)?;
     // SAFETY: SIOCGIFINDEX fills this member.
     Ok(unsafe { answer.ifr_ifru.ifru_ifindex }.unsigned_abs())
+}
+
+fn ask_mtu(socket: &Socket, name: &str) -> nix::Result<u32> {
+    let answer = ask(socket, name, ioctl::mtu)?;
+    // SAFETY: SIOCGIFMTU fills this member.
+    Ok(unsafe { answer.ifr_ifru.ifru_mtu }.unsigned_abs())
 }
 
 fn ask_mac(socket: &Socket, name: &str) -> nix::Result<Option<Mac>> {

@@ -5,13 +5,14 @@
 //! neighbours and rules is left out: the kernel marks it with the number of our socket.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 
-use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as M};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -37,6 +38,11 @@ const NFT_MSG_DELCHAIN: u8 = 5;
 const NFT_MSG_NEWGEN: u8 = 15;
 /// Every object's attribute that names its table (`NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, …).
 const NFTA_TABLE: u16 = 1;
+/// `struct ifinfomsg`: family, padding, type, number, flags, mask of flags.
+const LINK_HEADER: usize = 16;
+const IFLA_IFNAME: u16 = 3;
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELNEIGH: u16 = 29;
 /// What the kernel may keep for us while we are busy: some thousand notifications.
@@ -90,8 +96,9 @@ pub enum Change {
 /// A subscription, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Monitor {
-    routing: AsyncFd<netlink_sys::Socket>,
-    nftables: AsyncFd<netlink_sys::Socket>,
+    routing: netlink_sys::Socket,
+    nftables: netlink_sys::Socket,
+    bell: Bell,
     /// The sockets whose changes are our own.
     own: (u32, u32),
     buffer: Vec<u8>,
@@ -106,25 +113,22 @@ impl Monitor {
             routing.port().map_err(failed)?,
             nftables.port().map_err(failed)?,
         );
+        let routing = subscribe(NETLINK_ROUTE, &ROUTING_GROUPS).map_err(failed)?;
+        let nftables = subscribe(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map_err(failed)?;
         Ok(Monitor {
-            routing: subscribe(NETLINK_ROUTE, &ROUTING_GROUPS).map_err(failed)?,
-            nftables: subscribe(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map_err(failed)?,
+            bell: Bell::of([&routing, &nftables]).map_err(failed)?,
+            routing,
+            nftables,
             own,
             buffer: Vec::new(),
         })
     }
 
-    /// Waits until something has changed; [`Monitor::drain`] says what. It may be given up at any
-    /// time.
+    /// Waits until something has changed; [`Monitor::drain`] says what. What changes between the
+    /// two wakes nobody: whoever waits before draining takes a burst at one go. It may be given up
+    /// at any time.
     pub async fn changed(&self) -> Result<()> {
-        let ready = tokio::select! {
-            ready = self.routing.readable() => ready,
-            ready = self.nftables.readable() => ready,
-        };
-        // What comes from now on makes it ready again, and what is there `drain` takes.
-        ready
-            .map(|mut ready| ready.clear_ready())
-            .map_err(failed_to_read)
+        self.bell.rung().await.map_err(failed_to_read)
     }
 
     /// Hands over what has changed, without waiting for more.
@@ -136,7 +140,58 @@ impl Monitor {
         })?;
         read_all(&self.nftables, buffer, &mut take, |message| {
             nftables_change(message, nftables)
-        })
+        })?;
+        let sockets = [&self.routing, &self.nftables];
+        self.bell.set(sockets).map_err(failed_to_read)
+    }
+}
+
+/// Rings once when there is something to read, then not until it is set again. A program that
+/// makes a pod changes some twenty things within a millisecond, and would pay for waking us twenty
+/// times.
+#[derive(Debug)]
+struct Bell(AsyncFd<Sockets>);
+
+/// Both sockets as one descriptor.
+#[derive(Debug)]
+struct Sockets(Epoll);
+
+impl AsRawFd for Sockets {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+/// Something to read, said once.
+fn once() -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, 0)
+}
+
+impl Bell {
+    fn of(sockets: [&netlink_sys::Socket; 2]) -> io::Result<Bell> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for socket in sockets {
+            epoll.add(socket, once())?;
+        }
+        // SAFETY: the descriptor is always the same one, and closed only when its owner is dropped,
+        // which is with the `AsyncFd` that it is moved into.
+        let ready = unsafe { AsyncFd::register_with_interest(Sockets(epoll), Interest::READABLE) };
+        Ok(Bell(ready?))
+    }
+
+    async fn rung(&self) -> io::Result<()> {
+        self.0.readable().await?.clear_ready();
+        // Taking what rang is what makes it quiet.
+        let mut rang = [EpollEvent::empty(); 2];
+        self.0.get_ref().0.wait(&mut rang, EpollTimeout::ZERO)?;
+        Ok(())
+    }
+
+    fn set(&self, sockets: [&netlink_sys::Socket; 2]) -> io::Result<()> {
+        for socket in sockets {
+            self.0.get_ref().0.modify(socket, &mut once())?;
+        }
+        Ok(())
     }
 }
 
@@ -144,7 +199,7 @@ fn failed_to_read(error: io::Error) -> Error {
     Error::io("read the kernel's notifications", error)
 }
 
-fn subscribe(protocol: isize, groups: &[u32]) -> io::Result<AsyncFd<netlink_sys::Socket>> {
+fn subscribe(protocol: isize, groups: &[u32]) -> io::Result<netlink_sys::Socket> {
     let mut opened = netlink_sys::Socket::new(protocol)?;
     opened.set_non_blocking(true)?;
     socket::receive_buffer(&opened, RECEIVE_BUFFER);
@@ -153,14 +208,11 @@ fn subscribe(protocol: isize, groups: &[u32]) -> io::Result<AsyncFd<netlink_sys:
     for group in groups {
         opened.add_membership(*group)?;
     }
-    // SAFETY: the socket owns its descriptor, always names the same one, and closes it only when it
-    // is dropped, which is with the `AsyncFd` that it is moved into.
-    let registered = unsafe { AsyncFd::register_with_interest(opened, Interest::READABLE) };
-    registered.map_err(io::Error::from)
+    Ok(opened)
 }
 
 fn read_all(
-    socket: &AsyncFd<netlink_sys::Socket>,
+    socket: &netlink_sys::Socket,
     buffer: &mut Vec<u8>,
     take: &mut impl FnMut(Change),
     change: impl Fn(&Answer<'_>) -> Option<Change>,
@@ -168,7 +220,7 @@ fn read_all(
     loop {
         buffer.clear();
         buffer.reserve(READ);
-        let Err(error) = socket.get_ref().recv(buffer, 0) else {
+        let Err(error) = socket.recv(buffer, 0) else {
             let messages = socket::messages(buffer);
             messages
                 .filter_map(|message| change(&message))
@@ -188,16 +240,11 @@ fn routing_change(message: &Answer<'_>, own: u32) -> Option<Change> {
     if message.port == own && (RTM_NEWROUTE..=RTM_DELNEIGH).contains(&message.kind) {
         return None;
     }
+    if [RTM_NEWLINK, RTM_DELLINK].contains(&message.kind) {
+        return link_change(message.bytes);
+    }
     // What cannot be decoded is newer than our crates, so not ours.
     match socket::decode(message.bytes).ok()? {
-        M::NewLink(link) | M::DelLink(link) => {
-            let name = link.attributes.into_iter().find_map(|a| match a {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            });
-            let (ifindex, name) = (link.header.index, name.unwrap_or_default());
-            Some(Change::Link { ifindex, name })
-        }
         M::NewAddress(address) | M::DelAddress(address) => {
             Some(Change::Address(address.header.index))
         }
@@ -207,6 +254,18 @@ fn routing_change(message: &Answer<'_>, own: u32) -> Option<Change> {
         M::DelNeighbour(entry) => neighbour_change(entry, true),
         _ => None,
     }
+}
+
+/// Of a link's hundred attributes only the name counts here: the rest is not decoded.
+fn link_change(message: &[u8]) -> Option<Change> {
+    let header = message.get(HEADER..HEADER + LINK_HEADER)?;
+    let ifindex = u32::from_ne_bytes(header[4..8].try_into().ok()?);
+    let name = find(&message[HEADER + LINK_HEADER..], IFLA_IFNAME).unwrap_or_default();
+    let name = name.strip_suffix(&[0]).unwrap_or(name);
+    Some(Change::Link {
+        ifindex,
+        name: String::from_utf8_lossy(name).into_owned(),
+    })
 }
 
 fn route_change(message: RouteMessage, gone: bool) -> Option<Change> {

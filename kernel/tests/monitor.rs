@@ -39,6 +39,33 @@ fn with_a_monitor(test: impl AsyncFnOnce(Monitor, Socket) + Send + 'static) {
 }
 
 #[test]
+fn a_burst_wakes_once_and_what_comes_after_a_drain_wakes_again() {
+    with_a_monitor(async |mut monitor, _routing| {
+        run("ip link add br0 type bridge");
+        monitor.changed().await.unwrap();
+        run("ip link add br1 type bridge");
+        let quiet = Duration::from_millis(200);
+        let again = tokio::time::timeout(quiet, monitor.changed()).await;
+        assert!(again.is_err(), "woken though nobody has read yet");
+        let mut seen = vec![];
+        let mut note = |change| {
+            if let Change::Link { name, .. } = change {
+                seen.push(name);
+            }
+        };
+        monitor.drain(&mut note).unwrap();
+        assert!(seen.contains(&"br0".to_owned()) && seen.contains(&"br1".to_owned()));
+        run("ip link del br1");
+        until(
+            &mut monitor,
+            "a link that went",
+            |change| matches!(change, Change::Link { name, .. } if name == "br1"),
+        )
+        .await;
+    });
+}
+
+#[test]
 fn every_kind_of_change_is_noticed() {
     with_a_monitor(async |mut monitor, _routing| {
         let monitor = &mut monitor;

@@ -168,7 +168,7 @@ impl Node {
                 progress.host_mac = Some(pair.host_mac);
                 progress.pod_mac = Some(pair.pod_mac);
             }
-            Step::FitMtu { mtu } => self.fit_mtu(progress.of_bridge()?, *mtu)?,
+            Step::FitMtu { bridge, mtu } => self.fit_mtu(bridge, progress.of_bridge()?, *mtu)?,
             Step::CheckSpoofing(attachment) => {
                 let mac = progress
                     .pod_mac

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use kernel::monitor::Monitor;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::apply::{self, Kernel};
@@ -52,6 +52,8 @@ const RESYNC_LONGEST: Duration = Duration::from_secs(10 * 60);
 const RETRY: Duration = Duration::from_millis(500);
 /// How long to wait before a subscription that ended is opened again.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
+/// How long to wait for more when the kernel has something to tell.
+const TOGETHER: Duration = Duration::from_millis(10);
 /// How often the number of peers is told while it changes all the time.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -388,7 +390,11 @@ fn interest<'a>(
 
 async fn changed(monitor: &Option<Monitor>) -> kernel::Result<()> {
     match monitor {
-        Some(monitor) => monitor.changed().await,
+        Some(monitor) => {
+            monitor.changed().await?;
+            sleep(TOGETHER).await;
+            Ok(())
+        }
         None => std::future::pending().await,
     }
 }

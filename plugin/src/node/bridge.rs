@@ -117,16 +117,14 @@ impl Node {
     }
 
     /// Gives the bridge the MTU that suits its ports, the newest of which has this one.
-    pub(super) fn fit_mtu(&mut self, bridge: u32, mtu: u32) -> Result<(), Error> {
-        let Some(now) = link::by_index(&mut self.socket, bridge).map_err(refused)? else {
-            return Ok(());
+    pub(super) fn fit_mtu(&mut self, name: &str, bridge: u32, mtu: u32) -> Result<(), Error> {
+        let now = match device::mtu(&self.socket, name).map_err(refused)? {
+            Some(now) if now != mtu => now,
+            _ => return Ok(()),
         };
-        if now.mtu == mtu {
-            return Ok(());
-        }
         let ports = link::ports(&mut self.socket, bridge).map_err(refused)?;
         let ports = ports.iter().map(|port| port.mtu);
-        match fitting_mtu(mtu, now.mtu, ports) {
+        match fitting_mtu(mtu, now, ports) {
             Some(mtu) => self.all(&[link::change_index(bridge).mtu(mtu).request()]),
             None => Ok(()),
         }

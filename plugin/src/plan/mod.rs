@@ -50,6 +50,8 @@ pub(crate) enum Step {
     Pair(Pair),
     /// The bridge's MTU is not what its ports can take.
     FitMtu {
+        /// The bridge's name.
+        bridge: String,
         /// The pair's, in bytes.
         mtu: u32,
     },
@@ -218,10 +220,11 @@ pub(crate) fn add(
         forget: addresses.iter().map(IpNet::addr).collect(),
     }));
     // A bridge that is made, or has the MTU already, keeps it when the pair joins.
-    if let (Some(mtu), Some(present)) = (network.mtu, &found.bridge)
+    if let (Some(mtu), Some(present), Some(bridge)) = (network.mtu, &found.bridge, network.device())
         && present.mtu != mtu
     {
-        steps.push(Step::FitMtu { mtu });
+        let bridge = bridge.to_owned();
+        steps.push(Step::FitMtu { bridge, mtu });
     }
     if network.check_spoofing {
         steps.push(Step::CheckSpoofing(attachment.clone()));
