@@ -149,14 +149,145 @@ must_not ip -n h link show eth0
 echo '@ all of it'
 "#;
 
-#[test]
-#[ignore = "boots a virtual machine: ./dev test-vm"]
-fn frames_stay_in_their_vlan_and_reach_its_gateway() -> Result<()> {
+/// Runs a script that says so when it came to its end.
+fn on_a_bridge(script: &str) -> Result<()> {
     let vm = skip_unless!(Vm::find());
     let twill = tools::built("twill")?;
-    let script = format!("{PRELUDE}{TRAFFIC}");
+    let script = format!("{PRELUDE}{script}");
     let output = vm.run(&script, &[File::new(twill, PLUGIN)])?;
     let text = output.success()?.text;
     ensure!(text.contains("@ all of it"), "the script stopped:\n{text}");
     Ok(())
+}
+
+#[test]
+#[ignore = "boots a virtual machine: ./dev test-vm"]
+fn frames_stay_in_their_vlan_and_reach_its_gateway() -> Result<()> {
+    on_a_bridge(TRAFFIC)
+}
+
+/// `check CONTAINER CONF` asks whether all is as its ADD, which `made` ran, said.
+const CHECKS: &str = r#"
+set -e
+conf() { echo '{"cniVersion":"1.0.0","name":"l2","type":"bridge","bridge":"br0",'"$1"'}'; }
+made() { cni ADD $1 "$(conf "$2")" >/tmp/$1 || { cat /tmp/$1; exit 1; }; }
+check() { cni CHECK $1 "$(conf "$2"',"prevResult":'"$(cat /tmp/$1)")"; }
+port() { grep -o 'veth[0-9a-f]*' /tmp/$1 | head -n 1; }
+# differs CONTAINER CONF WORDS
+differs() {
+    said=$(check $1 "$2") && { echo "CHECK of $1 misses: $3"; exit 1; }
+    case $said in
+        *'"code": 103'*"$3"*) ;;
+        *) echo "no word of $3: $said"; exit 1 ;;
+    esac
+}
+for pod in a b c d; do ip netns add $pod; ip -n $pod link set lo up; done
+
+both='"vlan":100,"vlanTrunk":[{"minID":200,"maxID":203},{"id":7}]'
+made a "$both"
+must check a "$both"
+a=$(port a)
+bridge vlan del dev $a vid 100
+differs a "$both" 'VLAN 100'
+bridge vlan add dev $a vid 100
+differs a "$both" 'VLAN 100'
+bridge vlan add dev $a vid 100 pvid untagged
+must check a "$both"
+bridge vlan del dev $a vid 202
+differs a "$both" 'not in VLAN 202'
+bridge vlan add dev $a vid 202
+must check a "$both"
+bridge vlan add dev $a vid 1
+differs a "$both" "in VLAN 1, which is not the pod's"
+bridge vlan del dev $a vid 1
+must check a "$both"
+ip link set br0 type bridge vlan_filtering 0
+differs a "$both" 'does not filter VLANs'
+ip link set br0 type bridge vlan_filtering 1
+must check a "$both"
+
+kept='"vlan":100,"preserveDefaultVlan":true'
+made b "$kept"
+must check b "$kept"
+bridge vlan show dev $(port b) | grep '1 Egress Untagged'
+bridge vlan del dev $(port b) vid 100
+differs b "$kept" 'VLAN 100'
+
+trunk='"vlanTrunk":[{"minID":2,"maxID":4094}]'
+made c "$trunk"
+must check c "$trunk"
+bridge vlan del dev $(port c) vid 4094
+differs c "$trunk" 'not in VLAN 4094'
+
+routed='"vlan":300,"isGateway":true,"ipam":{"type":"host-local","ranges":[[{"subnet":"10.9.3.0/24"}]]}'
+made d "$routed"
+must check d "$routed"
+ip link set br0.300 down
+differs d "$routed" 'br0.300, the gateway of VLAN 300, is down'
+ip link set br0.300 up
+must check d "$routed"
+end=$(ip -o link show br0.300 | sed 's/.*br0.300@\([^:]*\):.*/\1/')
+bridge vlan del dev $end vid 300
+differs d "$routed" 'VLAN 300'
+bridge vlan add dev $end vid 300 pvid untagged
+must check d "$routed"
+ip link del br0.300
+differs d "$routed" 'br0.300, the gateway of VLAN 300, was not found'
+for pod in a b c d; do must cni DEL $pod "$(conf "$both")"; done
+echo '@ all of it'
+"#;
+
+#[test]
+#[ignore = "boots a virtual machine: ./dev test-vm"]
+fn check_misses_every_vlan_that_was_taken_away_and_sees_what_was_added() -> Result<()> {
+    on_a_bridge(CHECKS)
+}
+
+/// The same keys inside flannel's `delegate`, looked at with `bridge`.
+const DELEGATED: &str = r#"
+set -e
+ln -s bridge /opt/cni/bin/flannel
+mkdir -p /run/flannel
+printf 'FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n' \
+    >/run/flannel/subnet.env
+flannel() {
+    printf '%s' "$3" | CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 \
+        CNI_ARGS= CNI_PATH=/opt/cni/bin /opt/cni/bin/flannel
+}
+conf() { echo '{"cniVersion":"1.0.0","name":"cbr0","type":"flannel","delegate":{'"$1"'}'"${2-}"'}'; }
+made() { flannel ADD $1 "$(conf "$2")" >/tmp/$1 || { cat /tmp/$1; exit 1; }; }
+check() { flannel CHECK $1 "$(conf "$2" ',"prevResult":'"$(cat /tmp/$1)")"; }
+port() { grep -o 'veth[0-9a-f]*' /tmp/$1 | head -n 1; }
+vlans() { bridge -o vlan show dev $(port $1) | tr -s ' \t\n' '   '; }
+for pod in a b c; do ip netns add $pod; ip -n $pod link set lo up; done
+own='"isDefaultGateway":true,"vlan":100'
+made a "$own"
+must check a "$own"
+must ip netns exec a ping -c 1 -W 5 10.5.3.1
+ip -o addr show dev cni0.100 | grep 10.5.3.1/24
+vlans a | grep ' 100 PVID Egress Untagged'
+must_not sh -c "bridge vlan show dev $(port a) | grep -w 1"
+trunk='"isGateway":false,"vlanTrunk":[{"id":200}]'
+made b "$trunk"
+must check b "$trunk"
+vlans b | grep ' 200'
+vlans b | grep ' 1 PVID Egress Untagged'
+kept='"isGateway":false,"vlan":100,"preserveDefaultVlan":true'
+made c "$kept"
+must check c "$kept"
+vlans c | grep ' 1 Egress Untagged'
+vlans c | grep ' 100 PVID Egress Untagged'
+must ip netns exec a ping -c 1 -W 5 $(ip -n c -4 -o addr show dev eth0 | sed 's/.*inet \([^/]*\).*/\1/')
+must_not ip netns exec b ping -c 1 -W 2 10.5.3.1
+bridge vlan del dev $(port c) vid 100
+must_not check c "$kept"
+for pod in a b c; do must flannel DEL $pod "$(conf "$own")"; done
+must_not sh -c "ls /var/lib/cni/networks/cbr0 | grep '^10'"
+echo '@ all of it'
+"#;
+
+#[test]
+#[ignore = "boots a virtual machine: ./dev test-vm"]
+fn flannels_delegate_takes_the_same_vlans() -> Result<()> {
+    on_a_bridge(DELEGATED)
 }

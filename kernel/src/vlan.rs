@@ -4,14 +4,80 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use netlink_packet_route::link::{
-    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkMessage,
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::socket::Request;
+use crate::error::Result;
+use crate::socket::{Request, Socket};
 
 /// Every number that a VLAN may have (IEEE 802.1Q: 0 is none, 4095 is reserved).
 pub const ALL: RangeInclusive<u16> = 1..=4094;
+
+/// The VLANs that a port is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Where frames belong that come in without a tag.
+    pub pvid: Option<u16>,
+    /// Those whose frames go out without a tag.
+    pub untagged: BTreeSet<u16>,
+    /// Those whose frames keep their tags.
+    pub tagged: BTreeSet<u16>,
+}
+
+impl Membership {
+    /// Of no port, or of one in a kernel that knows no VLANs on bridges, it is in none.
+    fn parse(attributes: Vec<LinkAttribute>) -> Membership {
+        let mut membership = Membership::default();
+        let mut begin = None;
+        let specs = attributes
+            .into_iter()
+            .filter_map(|attribute| match attribute {
+                LinkAttribute::AfSpecBridge(specs) => Some(specs),
+                _ => None,
+            });
+        for spec in specs.flatten() {
+            let AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid }) = spec else {
+                continue;
+            };
+            if flags.contains(BridgeVlanInfoFlags::RangeBegin) {
+                begin = Some(vid);
+                continue;
+            }
+            let first = match flags.contains(BridgeVlanInfoFlags::RangeEnd) {
+                true => begin.take().unwrap_or(vid),
+                false => vid,
+            };
+            if flags.contains(BridgeVlanInfoFlags::Pvid) {
+                membership.pvid = Some(vid);
+            }
+            match flags.contains(BridgeVlanInfoFlags::Untagged) {
+                true => membership.untagged.extend(first..=vid),
+                false => membership.tagged.extend(first..=vid),
+            }
+        }
+        membership
+    }
+}
+
+/// `bridge vlan show dev PORT`, the port found by number. The kernel has no filter for it, and sends
+/// every port of the node's.
+pub fn of_port(socket: &mut Socket, port: u32) -> Result<Membership> {
+    let mut all = LinkMessage::default();
+    all.header.interface_family = AddressFamily::Bridge;
+    // Ranges, or a port with thousands would not fit into a message.
+    all.attributes = vec![LinkAttribute::ExtMask(vec![
+        LinkExtentMask::BrvlanCompressed,
+    ])];
+    let of_port = |message| match message {
+        RouteNetlinkMessage::NewLink(link) if link.header.index == port => {
+            Some(Membership::parse(link.attributes))
+        }
+        _ => None,
+    };
+    let mut found = socket.dump(RouteNetlinkMessage::GetLink(all), of_port)?;
+    Ok(found.pop().unwrap_or_default())
+}
 
 /// `bridge vlan del dev PORT vid 1-4094`, the port found by number. Those that it is not in do not
 /// matter.
@@ -75,5 +141,27 @@ mod tests {
         assert_eq!(ranges(&vids), [7..=7, 200..=202, 204..=204, 4094..=4094]);
         let all: BTreeSet<u16> = ALL.collect();
         assert_eq!(ranges(&all), [ALL]);
+    }
+
+    #[test]
+    fn a_port_is_in_what_the_kernel_lists_singly_and_in_ranges() {
+        let info = |flags, vid| AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid });
+        let untagged = BridgeVlanInfoFlags::Untagged;
+        let said = vec![
+            info(BridgeVlanInfoFlags::Pvid | untagged, 100),
+            info(BridgeVlanInfoFlags::empty(), 7),
+            info(BridgeVlanInfoFlags::RangeBegin, 200),
+            info(BridgeVlanInfoFlags::RangeEnd, 203),
+            info(BridgeVlanInfoFlags::RangeBegin | untagged, 300),
+            info(BridgeVlanInfoFlags::RangeEnd | untagged, 301),
+        ];
+        let expected = Membership {
+            pvid: Some(100),
+            untagged: BTreeSet::from([100, 300, 301]),
+            tagged: BTreeSet::from([7, 200, 201, 202, 203]),
+        };
+        let said = vec![LinkAttribute::AfSpecBridge(said)];
+        assert_eq!(Membership::parse(said), expected);
+        assert_eq!(Membership::parse(vec![]), Membership::default());
     }
 }

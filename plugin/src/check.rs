@@ -3,13 +3,14 @@
 //! What other plugins added since is no difference. [`difference`] is pure.
 
 mod routed;
+mod vlans;
 
 use std::time::Duration;
 
 use ipnet::IpNet;
 use kernel::link::Link;
 use kernel::route::Route;
-use kernel::{Netns, Socket, address, link, route};
+use kernel::{Netns, Socket, address, link, route, vlan};
 
 use crate::attachment::Attachment;
 use crate::builtin::{BuiltIn, Place};
@@ -42,6 +43,8 @@ pub(crate) struct Facts {
     pub(crate) routes: Vec<Route>,
     /// Every route of the node, where it routes to each pod.
     pub(crate) node_routes: Vec<Route>,
+    /// What there is of VLANs, where the network has some.
+    pub(crate) vlans: vlans::Found,
 }
 
 /// Says what is wrong with the attachment, if anything.
@@ -82,9 +85,8 @@ pub(crate) fn check(
         Some(Ipam::Other(kind)) => delegates.plugin(kind, config).check(header)?,
         _ => {}
     }
-    let name = bridge.device();
-    let host = node_end(&previous, name).map_or("", |host| &host.name);
-    let facts = facts(&mut node, &netns, name, host, &request.ifname)?;
+    let host = node_end(&previous, bridge.device()).map_or("", |host| &host.name);
+    let facts = facts(&mut node, &netns, bridge, host, &request.ifname)?;
     if let Some(difference) = difference(bridge, request, &previous, &facts) {
         return Err(failed(difference));
     }
@@ -108,18 +110,23 @@ fn failed(difference: String) -> Error {
 fn facts(
     node: &mut Node,
     netns: &Netns,
-    bridge: Option<&str>,
+    network: &BridgeNetwork,
     host: &str,
     ifname: &str,
 ) -> Result<Facts, Error> {
     let mut read = || -> kernel::Result<Facts> {
         let mut facts = Facts::default();
-        match bridge {
+        match network.device() {
             Some(bridge) => facts.bridge = link::by_name(&mut node.socket, bridge)?,
             None => facts.node_routes = all_routes(&mut node.socket)?,
         }
         if !host.is_empty() {
             facts.host = link::by_name(&mut node.socket, host)?;
+        }
+        if network.vlans.is_some() {
+            let gateway = network.vlan_gateway.as_ref();
+            let gateway = gateway.map(|gateway| gateway.name.as_str());
+            facts.vlans = vlans_found(&mut node.socket, facts.host.as_ref(), gateway)?;
         }
         let inside = netns.enter(&node.home, Socket::open);
         let mut inside = inside.map_err(|error| kernel::Error::Io {
@@ -135,6 +142,25 @@ fn facts(
         Ok(facts)
     };
     read().map_err(|error| Error::new(Code::Kernel, error.to_string()))
+}
+
+fn vlans_found(
+    socket: &mut Socket,
+    port: Option<&Link>,
+    gateway: Option<&str>,
+) -> kernel::Result<vlans::Found> {
+    let mut found = vlans::Found::default();
+    if let Some(port) = port {
+        found.port = vlan::of_port(socket, port.ifindex)?;
+    }
+    if let Some(gateway) = gateway {
+        found.gateway = link::by_name(socket, gateway)?;
+        if let Some(port) = found.gateway.as_ref().and_then(|gateway| gateway.lower) {
+            found.gateway_port = link::by_index(socket, port)?;
+            found.gateway_vlans = vlan::of_port(socket, port)?;
+        }
+    }
+    Ok(found)
 }
 
 fn all_routes(socket: &mut Socket) -> kernel::Result<Vec<Route>> {
@@ -196,6 +222,14 @@ pub(crate) fn difference(
             Mode::Routed => format!("the node's end of {ifname} was not found"),
         });
     };
+    if let Some((vlans, bridge)) = network.vlans.as_ref().zip(facts.bridge.as_ref()) {
+        let gateway = network.vlan_gateway.as_ref();
+        let found = &facts.vlans;
+        let wrong = vlans::difference(vlans, gateway, previous, bridge, host, found);
+        if wrong.is_some() {
+            return wrong;
+        }
+    }
     if network.raise && !inside.up {
         return Some(format!("interface {ifname} is down"));
     }
