@@ -1,13 +1,15 @@
 //! Real runtimes: containers and CRI pods that containerd and runc make reach pods on other nodes.
 
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 use cni_test_harness::cluster::{Cluster, Member, Spec};
-use cni_test_harness::containerd::{self, Containerd, Setup};
+use cni_test_harness::containerd::{self, Containerd, HostPort, Protocol, Setup};
 use cni_test_harness::{skip_unless, tools};
+use serde_json::{Value, json};
 
 /// The folder of plugins for a node's containerd: twill, and the loopback that containerd runs
 /// beside it.
@@ -99,4 +101,71 @@ fn a_container_of_ctr_run_reaches_a_pod_on_another_node() -> Result<()> {
         .wait_for("nothing is left", Duration::from_secs(5), |_| {
             Ok(leftovers(cluster.member(0))?.is_empty())
         })
+}
+
+/// Whether the pod's web server answers at an address, asked from a node.
+fn answers(from: &Member, to: SocketAddr) -> Result<bool> {
+    from.node().netns().run(|| {
+        let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(2)) else {
+            return Ok(false);
+        };
+        stream.write_all(b"GET /answer HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.ends_with("from the pod\n"))
+    })
+}
+
+/// The rates of the token buckets on a node, in bytes per second, in order.
+fn rates(member: &Member) -> Result<Vec<u64>> {
+    let said = member.node().exec("tc", &["-j", "qdisc"])?;
+    let all: Vec<Value> = serde_json::from_slice(&said.stdout)?;
+    let buckets = all.iter().filter(|qdisc| qdisc["kind"] == "tbf");
+    let mut rates: Vec<u64> = buckets
+        .filter_map(|qdisc| qdisc["options"]["rate"].as_u64())
+        .collect();
+    rates.sort_unstable();
+    Ok(rates)
+}
+
+#[test]
+fn host_ports_and_bandwidth_annotations_of_a_cri_pod_hold_until_it_is_removed() -> Result<()> {
+    skip_unless!(containerd::available());
+    let loopback = skip_unless!(tools::debian_plugin("loopback"));
+    let cluster = Cluster::start(&Spec::default())?;
+    let [here, there] = [0, 1].map(|index| cluster.member(index));
+    let conf = here.node().make_dir("net.d")?.join("10-twill.conflist");
+    let mut list: Value = serde_json::from_slice(&std::fs::read(&conf)?)?;
+    list["plugins"][0]["capabilities"] = json!({"portMappings": true, "bandwidth": true});
+    std::fs::write(&conf, list.to_string())?;
+
+    let containerd = start(here, &loopback)?;
+    let cri = containerd.cri()?;
+    let spec = containerd
+        .pod("web")
+        .port(HostPort {
+            protocol: Protocol::Tcp,
+            host_port: 8080,
+            container_port: 80,
+            host_ip: String::new(),
+        })
+        .annotation("kubernetes.io/ingress-bandwidth", "8M")
+        .annotation("kubernetes.io/egress-bandwidth", "4M");
+    let pod = cri.run_pod(&spec)?;
+    let serve = "mkdir /www && echo from the pod > /www/answer && exec httpd -f -p 80 -h /www";
+    cri.run_container(&pod, &spec, "main", &["/bin/sh", "-c", serve])?;
+    let address = SocketAddr::from((here.place().v4.addr(), 8080));
+    there.wait_for("the pod answers", Duration::from_secs(10), |_| {
+        answers(there, address)
+    })?;
+    assert!(answers(here, address)?, "from the pod's own node");
+    assert_eq!(rates(here)?, [500_000, 1_000_000]);
+
+    cri.stop_pod(&pod)?;
+    assert!(!answers(there, address)?, "the port is closed with the pod");
+    cri.remove_pod(&pod)?;
+    here.wait_for("nothing is left", Duration::from_secs(5), |_| {
+        let ports = here.view().nft_text()?.contains(&pod);
+        Ok(leftovers(here)?.is_empty() && rates(here)?.is_empty() && !ports)
+    })
 }

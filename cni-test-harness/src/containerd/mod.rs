@@ -33,6 +33,7 @@ pub use self::inside::Process;
 pub use self::pod::{HostPort, PodSpec};
 pub use self::programs::Programs;
 pub use self::setup::Setup;
+pub use k8s_cri::v1::Protocol;
 
 use crate::netns::Netns;
 use crate::process::{self, Daemon, Output};
