@@ -27,219 +27,146 @@ fn tables(cluster: &Cluster) -> Result<String> {
     ))
 }
 
-fn repairs(command: &[&str]) -> Result<()> {
+/// Damage by a script, in which what differs from run to run is written in capitals.
+fn repairs(script: &str) -> Result<()> {
     let cluster = Cluster::start(&Spec::default())?;
+    let (here, there) = (cluster.member(0), cluster.member(1));
     // Pods make the check end to end.
     let (near, far) = (cluster.pod(0)?, cluster.pod(1)?);
     let before = tables(&cluster)?;
-    let subnet = cluster.member(1).subnet()?.trunc();
-    let mac = cluster.member(1).view().mac("flannel.1")?;
-    let gateway = cluster.member(0).place().v4_gateway.to_string();
-    let words: Vec<String> = command
-        .iter()
-        .map(|word| {
-            word.replace("PEER_SUBNET", &subnet.to_string())
-                .replace("PEER_IP", &subnet.addr().to_string())
-                .replace("PEER_MAC", &mac)
-                .replace("GATEWAY", &gateway)
-                .replace(
-                    "OWN_IP",
-                    &cluster
-                        .member(0)
-                        .subnet()
-                        .map_or_else(|_| String::new(), |s| s.trunc().addr().to_string()),
-                )
-        })
-        .collect();
-    let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
-    cluster.member(0).node().exec(&words[0], &args)?;
-    let what = format!("{} is repaired", words.join(" "));
-    cluster
-        .member(0)
-        .wait_for(&what, REPAIRED, |_| Ok(tables(&cluster)? == before))?;
+    let peer = there.subnet()?.trunc();
+    let script = script
+        .replace("PEER_SUBNET", &peer.to_string())
+        .replace("PEER_IP", &peer.addr().to_string())
+        .replace("PEER_MAC", &there.view().mac("flannel.1")?)
+        .replace("GATEWAY", &here.place().v4_gateway.to_string())
+        .replace("OWN_IP", &here.subnet()?.trunc().addr().to_string());
+    here.node().exec("sh", &["-c", &script])?;
+    let what = format!("{script} is repaired");
+    here.wait_for(&what, REPAIRED, |_| Ok(tables(&cluster)? == before))?;
     assert!(near.ping(&far, 3, Duration::from_secs(2))?.complete());
     Ok(())
 }
 
-/// Damage that takes more than one command.
-fn shell(script: &str) -> Result<()> {
-    repairs(&["sh", "-c", script])
-}
-
 #[test]
 fn a_deleted_route_comes_back() -> Result<()> {
-    repairs(&["ip", "route", "del", "PEER_SUBNET"])
+    repairs("ip route del PEER_SUBNET")
 }
 
 #[test]
 fn a_changed_route_is_put_right() -> Result<()> {
-    repairs(&[
-        "ip",
-        "route",
-        "replace",
-        "PEER_SUBNET",
-        "via",
-        "192.168.50.254",
-    ])
+    repairs("ip route replace PEER_SUBNET via 192.168.50.254")
 }
 
 #[test]
 fn flushed_routes_come_back() -> Result<()> {
-    repairs(&["ip", "route", "flush", "dev", "flannel.1"])
+    repairs("ip route flush dev flannel.1")
 }
 
 #[test]
 fn a_deleted_neighbour_comes_back() -> Result<()> {
-    repairs(&["ip", "neigh", "del", "PEER_IP", "dev", "flannel.1"])
+    repairs("ip neigh del PEER_IP dev flannel.1")
 }
 
 #[test]
 fn a_changed_neighbour_is_put_right() -> Result<()> {
-    repairs(&[
-        "ip",
-        "neigh",
-        "replace",
-        "PEER_IP",
-        "lladdr",
-        "02:00:00:00:00:99",
-        "dev",
-        "flannel.1",
-        "nud",
-        "permanent",
-    ])
+    repairs("ip neigh replace PEER_IP lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent")
 }
 
 #[test]
 fn a_deleted_fdb_entry_comes_back() -> Result<()> {
-    repairs(&[
-        "bridge",
-        "fdb",
-        "del",
-        "PEER_MAC",
-        "dev",
-        "flannel.1",
-        "self",
-    ])
+    repairs("bridge fdb del PEER_MAC dev flannel.1 self")
 }
 
 #[test]
 fn a_changed_fdb_entry_is_put_right() -> Result<()> {
-    repairs(&[
-        "bridge",
-        "fdb",
-        "replace",
-        "PEER_MAC",
-        "dev",
-        "flannel.1",
-        "dst",
-        "192.168.50.99",
-        "self",
-        "permanent",
-    ])
+    repairs("bridge fdb replace PEER_MAC dev flannel.1 dst 192.168.50.99 self permanent")
 }
 
 #[test]
 fn a_foreign_entry_on_the_device_is_removed() -> Result<()> {
-    repairs(&[
-        "bridge",
-        "fdb",
-        "add",
-        "02:00:00:00:00:99",
-        "dev",
-        "flannel.1",
-        "dst",
-        "192.168.50.99",
-        "self",
-        "permanent",
-    ])
+    repairs("bridge fdb add 02:00:00:00:00:99 dev flannel.1 dst 192.168.50.99 self permanent")
 }
 
 #[test]
 fn a_second_destination_of_a_forwarding_entry_is_removed() -> Result<()> {
-    shell("bridge fdb append PEER_MAC dev flannel.1 dst 192.168.50.99 self permanent")
+    repairs("bridge fdb append PEER_MAC dev flannel.1 dst 192.168.50.99 self permanent")
 }
 
 #[test]
 fn a_foreign_neighbour_on_the_device_is_removed() -> Result<()> {
-    shell("ip neigh add 10.244.99.9 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent")
+    repairs("ip neigh add 10.244.99.9 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent")
 }
 
 #[test]
 fn a_foreign_route_out_of_the_device_is_removed() -> Result<()> {
-    shell("ip route add 10.244.99.0/24 via 10.244.99.0 dev flannel.1 onlink")
+    repairs("ip route add 10.244.99.0/24 via 10.244.99.0 dev flannel.1 onlink")
 }
 
 #[test]
 fn a_foreign_address_of_the_network_on_the_device_is_removed() -> Result<()> {
-    shell("ip addr add 10.244.99.9/32 dev flannel.1")
+    repairs("ip addr add 10.244.99.9/32 dev flannel.1")
 }
 
 #[test]
 fn what_a_network_manager_takes_for_foreign_comes_back() -> Result<()> {
     // systemd-networkd does so with ManageForeignRoutes= when a device that it manages comes up.
-    shell("ip route flush proto boot dev flannel.1; ip addr flush dev flannel.1")
+    repairs("ip route flush proto boot dev flannel.1; ip addr flush dev flannel.1")
 }
 
 #[test]
 fn an_underlay_that_goes_down_and_up_changes_nothing() -> Result<()> {
-    shell("ip link set eth0 down; ip link set eth0 up; ip route add default via GATEWAY")
+    repairs("ip link set eth0 down; ip link set eth0 up; ip route add default via GATEWAY")
 }
 
 #[test]
 fn flushed_neighbours_and_forwarding_entries_come_back() -> Result<()> {
-    shell("ip neigh flush dev flannel.1 nud permanent; bridge fdb del PEER_MAC dev flannel.1 self")
+    repairs(
+        "ip neigh flush dev flannel.1 nud permanent; bridge fdb del PEER_MAC dev flannel.1 self",
+    )
 }
 
 #[test]
 fn a_deleted_address_comes_back() -> Result<()> {
-    repairs(&["ip", "addr", "del", "OWN_IP/32", "dev", "flannel.1"])
+    repairs("ip addr del OWN_IP/32 dev flannel.1")
 }
 
 #[test]
 fn a_changed_mtu_is_put_right() -> Result<()> {
-    repairs(&["ip", "link", "set", "flannel.1", "mtu", "1300"])
+    repairs("ip link set flannel.1 mtu 1300")
 }
 
 #[test]
 fn a_device_that_was_taken_down_comes_up_with_its_routes() -> Result<()> {
-    repairs(&["ip", "link", "set", "flannel.1", "down"])
+    repairs("ip link set flannel.1 down")
 }
 
 #[test]
 fn a_changed_mac_is_put_right() -> Result<()> {
-    repairs(&[
-        "ip",
-        "link",
-        "set",
-        "flannel.1",
-        "address",
-        "02:00:00:00:00:77",
-    ])
+    repairs("ip link set flannel.1 address 02:00:00:00:00:77")
 }
 
 #[test]
 fn a_deleted_device_comes_back_with_all_its_peers() -> Result<()> {
-    repairs(&["ip", "link", "del", "flannel.1"])
+    repairs("ip link del flannel.1")
 }
 
 #[test]
 fn a_device_with_other_attributes_is_made_anew() -> Result<()> {
-    repairs(&[
-        "sh",
-        "-c",
+    repairs(
         "ip link del flannel.1; ip link add flannel.1 type vxlan id 77 dev eth0 dstport 9999 && ip link set flannel.1 up || true",
-    ])
+    )
 }
 
 #[test]
 fn a_flushed_ruleset_comes_back() -> Result<()> {
-    repairs(&["nft", "flush", "ruleset"])
+    repairs("nft flush ruleset")
 }
 
 #[test]
 fn a_flushed_chain_and_a_strange_rule_in_our_table_are_put_right() -> Result<()> {
-    shell("nft flush chain inet twilld postrouting")?;
-    shell("nft add rule inet twilld postrouting counter drop")
+    repairs("nft flush chain inet twilld postrouting")?;
+    repairs("nft add rule inet twilld postrouting counter drop")
 }
 
 #[test]
