@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use crate::lease::Lease;
 use crate::store::{Held, Renewal, Store, StoreError};
 use crate::subnet::Claim;
+use crate::subnet_file::SubnetFile;
 
 /// How long to wait after a failed or refused renewal.
 const RETRY: Duration = Duration::from_secs(60);
@@ -45,6 +46,8 @@ pub(crate) struct Keeper<S> {
     pub(crate) ttl: Duration,
     /// Whether to end when the lease is lost.
     pub(crate) until_lost: bool,
+    /// Gone while nothing is given to this node.
+    pub(crate) subnet_file: SubnetFile,
     /// What the store waits for, as it was said last.
     pub(crate) told: Option<String>,
 }
@@ -135,13 +138,12 @@ impl<S: Store> Keeper<S> {
                 }
                 *lost = Some(holder);
             }
-            Err(StoreError::Waiting(reason)) => {
-                if self.told.as_ref() != Some(&reason) {
-                    warn!(%subnets, reason, "cannot renew the lease yet, waiting");
-                    self.told = Some(reason);
-                }
-                return Err(STORE_WAITS.min(self.retry()));
+            Err(StoreError::Ungiven(reason)) => {
+                let wait = self.waiting(reason);
+                self.subnet_file.withdraw();
+                return Err(wait);
             }
+            Err(StoreError::Waiting(reason)) => return Err(self.waiting(reason)),
             Err(error) => {
                 warn!(%subnets, %error, "cannot renew the lease, trying again");
                 return Err(self.retry());
@@ -151,10 +153,20 @@ impl<S: Store> Keeper<S> {
         Ok(())
     }
 
+    /// Says once what is waited for; how long to wait.
+    fn waiting(&mut self, reason: String) -> Duration {
+        if self.told.as_ref() != Some(&reason) {
+            warn!(subnets = %self.held.subnets, reason, "cannot renew the lease yet, waiting");
+            self.told = Some(reason);
+        }
+        STORE_WAITS.min(self.retry())
+    }
+
     fn hold(&mut self, held: Held, lost: &mut Option<String>) {
         if lost.take().is_some() {
             info!(subnets = %held.subnets, "the lease is ours again");
         }
+        self.subnet_file.hold(held.subnets);
         self.claim.previous = Some(held.subnets);
         self.held = held;
     }

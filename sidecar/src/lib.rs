@@ -15,8 +15,8 @@
 //! Beside the loop: `keeper` renews this node's lease, `health` answers probes, `persist` remembers
 //! what must survive a reboot. `subnet` decides which subnet to take, `net_conf` and `flags` read
 //! what people write, `masquerade` says which nftables rules there are, `sweep` deletes the pods'
-//! interfaces that DEL has left to us, and `subnet_env` writes the
-//! file in which the CNI plugin finds all of it.
+//! interfaces that DEL has left to us, and `subnet_env` is the file in which the CNI plugin finds all
+//! of it, which is there as long as `subnet_file` says.
 
 mod apply;
 mod atomic_file;
@@ -47,6 +47,7 @@ pub mod standing;
 pub mod store;
 pub mod subnet;
 pub mod subnet_env;
+mod subnet_file;
 pub mod subnets;
 mod sweep;
 pub mod tables;

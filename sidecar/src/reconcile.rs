@@ -11,7 +11,6 @@
 mod round;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use kernel::monitor::Monitor;
@@ -37,11 +36,12 @@ use crate::peers::{self, Node};
 use crate::standing::Decided;
 use crate::store::LeaseEvent;
 use crate::subnet_env::SubnetEnv;
+use crate::subnet_file::SubnetFile;
+use crate::subnets::Subnets;
 use crate::tables::{DeviceName, Facts, Tables, observe};
 use crate::trouble::Troubles;
 use crate::underlay::{self, Underlay, Wish};
 use crate::wanted::{Step, Wanted};
-use crate::{atomic_file, subnets::Subnets};
 
 /// How often everything is looked at though nothing seems to have happened.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -68,8 +68,8 @@ pub(crate) struct Settings {
     pub(crate) subnets: Subnets,
     /// What the operator asked of the underlay.
     pub(crate) wish: Wish,
-    /// Where `subnet.env` goes.
-    pub(crate) subnet_file: PathBuf,
+    /// Where the CNI plugin reads all of it.
+    pub(crate) subnet_file: SubnetFile,
     /// How to masquerade, if at all.
     pub(crate) masquerade: Option<Masquerade>,
     /// Whether to accept forwarded traffic.

@@ -1,7 +1,6 @@
 //! The start, in order: configuration, underlay, memory, lease; then the tasks that go on.
 
 use std::fmt::Display;
-use std::fs;
 use std::future::Future;
 use std::time::Duration;
 
@@ -28,8 +27,7 @@ use crate::store::file::FileStore;
 use crate::store::kube::KubeStore;
 use crate::store::{Held, NodeFacts, Store, StoreError, doubt};
 use crate::subnet::Claim;
-use crate::subnet_env;
-use crate::subnets::Subnets;
+use crate::subnet_file::SubnetFile;
 use crate::sweep;
 use crate::tables::Facts;
 use crate::underlay::{self, Underlay, Wish};
@@ -64,13 +62,15 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         spawn_local(health::serve(address, ready.clone()));
     }
     spawn_local(sweep::serve(flags.subnet_file.clone()));
+    let subnet_file = SubnetFile::new(flags.subnet_file.clone());
     match &flags.store {
         StoreChoice::Folder => {
             let store = FileStore::new(&flags.store_dir, flags.lease_ttl, flags.store_resync);
-            serve_from(store, &flags, ready).await
+            serve_from(store, &flags, subnet_file, ready).await
         }
         StoreChoice::Etcd(options) => {
-            serve_from(EtcdStore::new(options.clone()), &flags, ready).await
+            let store = EtcdStore::new(options.clone());
+            serve_from(store, &flags, subnet_file, ready).await
         }
         StoreChoice::Kubernetes(kubernetes) => {
             let store = KubeStore::new(kubernetes.options.clone());
@@ -82,13 +82,18 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
                     store.announce().await;
                 });
             }
-            serve_from(store, &flags, ready).await
+            serve_from(store, &flags, subnet_file, ready).await
         }
     }
 }
 
 /// Serves until a lease is lost that must not be, as often as another one is to be taken.
-async fn serve_from(store: impl Store, flags: &Flags, ready: Readiness) -> anyhow::Result<()> {
+async fn serve_from(
+    store: impl Store,
+    flags: &Flags,
+    subnet_file: SubnetFile,
+    ready: Readiness,
+) -> anyhow::Result<()> {
     info!(
         store = store.describe(),
         version = env!("CARGO_PKG_VERSION"),
@@ -99,7 +104,7 @@ async fn serve_from(store: impl Store, flags: &Flags, ready: Readiness) -> anyho
     }
     loop {
         let taken = Instant::now();
-        let holder = serve_lease(&store, flags, ready.clone()).await?;
+        let holder = serve_lease(&store, flags, &subnet_file, ready.clone()).await?;
         if flags.on_lease_loss != OnLeaseLoss::Renumber {
             bail!(
                 "our lease is somebody else's now ({holder}), which --on-lease-loss makes the end"
@@ -109,7 +114,8 @@ async fn serve_from(store: impl Store, flags: &Flags, ready: Readiness) -> anyho
             holder,
             "taking another subnet: pods that run have no network until they are made anew"
         );
-        // Pods may be made at this moment, with what subnet.env says.
+        subnet_file.withdraw();
+        // A store that changes its mind all the time is not followed faster than this.
         sleep(RENUMBER.saturating_sub(taken.elapsed())).await;
     }
 }
@@ -118,10 +124,12 @@ async fn serve_from(store: impl Store, flags: &Flags, ready: Readiness) -> anyho
 async fn serve_lease(
     store: &impl Store,
     flags: &Flags,
+    subnet_file: &SubnetFile,
     ready: Readiness,
 ) -> anyhow::Result<String> {
     let net_conf = wait_for_config(store).await?;
-    let node = keep_trying("ask the store about this node", || store.facts()).await?;
+    let what = "ask the store about this node";
+    let node = keep_trying(what, subnet_file, || store.facts()).await?;
     let wish = wish_of(flags, &node)?;
     let mut kernel = Kernel::open().context("open netlink sockets")?;
     let facts = kernel.dump(&[]).context("read the network's state")?;
@@ -139,9 +147,11 @@ async fn serve_lease(
     let claim = Claim {
         ranges: net_conf.ranges,
         lease: backend.lease(&underlay, &identity),
-        previous: previous(flags, &remembered),
+        // The subnet file comes first: running pods have addresses out of it.
+        previous: subnet_file.subnets().or(remembered.subnets),
     };
-    let held = keep_trying("take a lease", || store.acquire(&claim)).await?;
+    let held = keep_trying("take a lease", subnet_file, || store.acquire(&claim)).await?;
+    subnet_file.hold(held.subnets);
     let reserved = held.expires.is_none();
     info!(subnets = %held.subnets, reserved, "lease taken");
     remembered.subnets = Some(held.subnets);
@@ -162,6 +172,7 @@ async fn serve_lease(
         underlay,
         identity,
         wish,
+        subnet_file: subnet_file.clone(),
         ready,
     };
     supervise(flags, store, net_conf, claim, held, start).await
@@ -173,6 +184,7 @@ struct Start {
     underlay: Underlay,
     identity: Identity,
     wish: Wish,
+    subnet_file: SubnetFile,
     ready: Readiness,
 }
 
@@ -198,7 +210,7 @@ async fn supervise(
         identity: start.identity,
         subnets: held.subnets,
         wish: start.wish,
-        subnet_file: flags.subnet_file.clone(),
+        subnet_file: start.subnet_file.clone(),
         masquerade: flags.ip_masq.then_some(match flags.fully_random_disable {
             true => Masquerade::KernelsChoice,
             false => Masquerade::FullyRandom,
@@ -216,6 +228,7 @@ async fn supervise(
         margin: flags.renew_margin,
         ttl: flags.lease_ttl,
         until_lost: flags.on_lease_loss != OnLeaseLoss::Keep,
+        subnet_file: start.subnet_file,
         told: None,
     };
     let Start {
@@ -327,37 +340,35 @@ fn recall(state_file: &StateFile) -> Remembered {
     })
 }
 
-fn previous(flags: &Flags, remembered: &Remembered) -> Option<Subnets> {
-    // The subnet file comes first: running pods have addresses out of it.
-    let written = fs::read_to_string(&flags.subnet_file).ok();
-    written
-        .and_then(|text| subnet_env::previous_subnets(&text))
-        .or(remembered.subnets)
-}
-
 /// Asks a store until it answers; only that there is no subnet left is an answer, too. What is
-/// waited for is said once.
+/// waited for is said once, and while this node is given nothing its subnet file is withdrawn.
 async fn keep_trying<T>(
     what: &str,
+    subnet_file: &SubnetFile,
     ask: impl AsyncFn() -> Result<T, StoreError>,
 ) -> anyhow::Result<T> {
     let (mut wait, longest) = STORE_RETRY;
     let mut told = String::new();
     loop {
-        match ask().await {
+        let reason = match ask().await {
             Ok(answer) => return Ok(answer),
             Err(error @ StoreError::OutOfSubnets(_)) => return Err(error.into()),
-            Err(StoreError::Waiting(reason)) => {
-                if reason != told {
-                    warn!(%reason, "cannot {what} yet, waiting");
-                    told = reason;
-                }
-                sleep(STORE_WAITS).await;
+            Err(StoreError::Waiting(reason)) => reason,
+            Err(StoreError::Ungiven(reason)) => {
+                subnet_file.withdraw();
+                reason
+            }
+            Err(error) => {
+                warn!(%error, ?wait, "cannot {what}, trying again");
+                sleep(wait).await;
+                wait = (wait * 2).min(longest);
                 continue;
             }
-            Err(error) => warn!(%error, ?wait, "cannot {what}, trying again"),
+        };
+        if reason != told {
+            warn!(reason, "cannot {what} yet, waiting");
+            told = reason;
         }
-        sleep(wait).await;
-        wait = (wait * 2).min(longest);
+        sleep(STORE_WAITS).await;
     }
 }

@@ -10,7 +10,7 @@ use crate::family::{ByFamily, Family, number};
 use crate::subnets::Subnets;
 
 /// What the file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubnetEnv {
     /// The cluster's network per enabled family.
     pub networks: ByFamily<IpNet>,

@@ -56,6 +56,12 @@ impl Subnets {
         self.0.iter().map(|(family, net)| (family, *net))
     }
 
+    /// Whether the others have each of these as it is; they may have another family, too.
+    pub fn is_within(&self, others: &Self) -> bool {
+        self.iter()
+            .all(|(family, mine)| others.get(family) == Some(mine))
+    }
+
     /// Whether the two claim an address in common.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.iter().any(|(family, mine)| {

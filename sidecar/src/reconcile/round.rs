@@ -207,7 +207,7 @@ impl Reconciler {
         self.facts = underlay::without_ours(facts);
     }
 
-    /// Writes `subnet.env` if it does not say so already: the node can carry traffic.
+    /// The node can carry traffic: `subnet.env` says so, unless the subnet is not ours now.
     fn publish(&self, node: &Node) -> Result<(), String> {
         let backend = &self.settings.net_conf.backend;
         let env = SubnetEnv {
@@ -216,16 +216,9 @@ impl Reconciler {
             mtu: backend.pod_mtu(node.networks.families(), &self.underlay)?,
             ip_masq: self.settings.masquerade.is_some(),
         };
-        let text = env.render();
-        let path = &self.settings.subnet_file;
-        if std::fs::read(path).is_ok_and(|present| present == text.as_bytes()) {
+        if self.settings.subnet_file.publish(&env)? {
             self.become_ready();
-            return Ok(());
         }
-        atomic_file::write(path, text.as_bytes())
-            .map_err(|error| format!("write {}: {error}", path.display()))?;
-        info!(path = %path.display(), subnets = %node.subnets, mtu = env.mtu, "subnet file written");
-        self.become_ready();
         Ok(())
     }
 

@@ -97,6 +97,9 @@ pub enum StoreError {
     /// Something must happen first that others see to; the text says what.
     #[error("waiting: {0}")]
     Waiting(String),
+    /// The same, and what this node held until now is not its own any more.
+    #[error("waiting: {0}")]
+    Ungiven(String),
     /// There is nothing left to take.
     #[error(transparent)]
     OutOfSubnets(#[from] OutOfSubnets),

@@ -149,10 +149,7 @@ impl Inner {
         if let (true, Some((subnets, lease))) = (own, &*published)
             && let Ok(given) = node.subnets()
         {
-            if subnets
-                .iter()
-                .any(|(family, net)| given.get(family) != Some(net))
-            {
+            if !subnets.is_within(&given) {
                 self.given_another.notify_one();
                 return node.meaning(&self.names);
             }
@@ -207,7 +204,7 @@ impl Inner {
         let op = || format!("get node {name} from {}", self.client.source());
         let json = match self.client.get(&Self::path(name)).await {
             Err(error) if error.is_not_found() => {
-                return Err(StoreError::Waiting(format!(
+                return Err(StoreError::Ungiven(format!(
                     "there is no node {name} in the cluster yet: is its kubelet running, and is that its name there?"
                 )));
             }
@@ -231,22 +228,29 @@ impl Inner {
     fn granted(&self, node: &Node, claim: &Claim) -> Result<Subnets, StoreError> {
         let name = &node.name;
         let given = node.subnets().map_err(|reason| {
-            StoreError::Waiting(format!(
+            StoreError::Ungiven(format!(
                 "node {name}: {reason}; kube-controller-manager gives podCIDRs with --allocate-node-cidrs and --cluster-cidr"
             ))
         })?;
+        // A configuration that does not fit takes nothing away that the cluster has given.
+        let previous = claim.previous;
+        let still_ours = previous.is_some_and(|previous| previous.is_within(&given));
+        let refused = match still_ours {
+            true => StoreError::Waiting,
+            false => StoreError::Ungiven,
+        };
         let mut granted = Vec::new();
         for family in claim.ranges.families() {
             let network = claim.ranges.get(family).map(|range| range.network);
             let network = network.expect("a family of the ranges has a range");
             let Some(subnet) = given.get(family) else {
-                return Err(StoreError::Waiting(format!(
+                return Err(refused(format!(
                     "node {name} has no {family} podCIDR (it has {}), and the net-conf wants one",
                     node.pod_cidrs.join(", ")
                 )));
             };
             if !network.contains(&subnet) {
-                return Err(StoreError::Waiting(format!(
+                return Err(refused(format!(
                     "podCIDR {subnet} of node {name} is outside the net-conf's network {network}: make Network what kube-controller-manager has as --cluster-cidr"
                 )));
             }

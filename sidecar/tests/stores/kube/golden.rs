@@ -236,7 +236,7 @@ async fn start(server: &ApiServer, case: &Case) {
     }
     let store = KubeStore::new(options).unwrap();
     let facts = match store.facts().await {
-        Err(StoreError::Waiting(_)) => return,
+        Err(StoreError::Waiting(_) | StoreError::Ungiven(_)) => return,
         facts => facts.unwrap(),
     };
     let claim = case.claim(&facts.public_ips);
@@ -254,7 +254,7 @@ async fn start(server: &ApiServer, case: &Case) {
         );
     }
     match store.acquire(&claim).await {
-        Err(StoreError::Waiting(_)) => return,
+        Err(StoreError::Waiting(_) | StoreError::Ungiven(_)) => return,
         held => held.unwrap(),
     };
     if case.flag("set-node-network-unavailable") != Some("false") {

@@ -123,7 +123,7 @@ fn a_node_waits_with_a_reason_for_what_the_cluster_must_give() {
     run(async {
         let store = store(&server, "k1");
         let reason = async || match store.acquire(&claim(100)).await {
-            Err(StoreError::Waiting(reason)) => reason,
+            Err(StoreError::Ungiven(reason)) => reason,
             other => panic!("not waiting: {other:?}"),
         };
         assert!(reason().await.contains("no node k1"));
@@ -144,7 +144,7 @@ fn a_node_waits_with_a_reason_for_what_the_cluster_must_give() {
         let holding = holding(claim(100), held.subnets);
         assert!(matches!(
             store.renew(&holding).await,
-            Err(StoreError::Waiting(_))
+            Err(StoreError::Ungiven(_))
         ));
         server
             .create(&[node::node("k1", &["10.5.7.0/24"], &[])])
