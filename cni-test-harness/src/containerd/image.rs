@@ -20,14 +20,20 @@ use crate::tools::{self, Missing};
 /// The image's name, as containers and `sandbox_image` give it.
 pub const REFERENCE: &str = "localhost/twill-test:1";
 
-/// A program for perl in the test image: answers at the UDP port of its argument, on the address
-/// `POD_IP`, with the text `POD_NAME`. (socat can do that as well, but its parent now and then
+/// A program for perl in the test image: answers on the address and at the UDP port of its
+/// arguments with the text `POD_NAME`. (socat can do that as well, but its parent now and then
 /// waits for ever for a child that has ended.)
 pub const ANSWER_UDP: &str = "bin/answer-udp.pl";
 
-/// AF_INET is 2, SOCK_DGRAM 2, IPPROTO_UDP 17: perl's modules are not in the image.
-const ANSWER_UDP_TEXT: &[u8] = br#"socket(S, 2, 2, 17) or die "socket: $!";
-bind(S, pack("S n C4 x8", 2, $ARGV[0], split(/\./, $ENV{POD_IP}))) or die "bind: $!";
+/// AF_INET is 2, AF_INET6 10, SOCK_DGRAM 2, IPPROTO_UDP 17: perl's modules are not in the image.
+const ANSWER_UDP_TEXT: &[u8] = br#"my ($ip, $port) = @ARGV;
+my ($head, $tail) = map { [split /:/] } split(/::/, $ip, 2), "";
+my @zeros = (0) x (8 - @$head - @$tail);
+my $address = $ip =~ /:/
+    ? pack("S n N n8 N", 10, $port, 0, (map { hex } @$head, @zeros, @$tail), 0)
+    : pack("S n C4 x8", 2, $port, split(/\./, $ip));
+socket(S, $ip =~ /:/ ? 10 : 2, 2, 17) or die "socket: $!";
+bind(S, $address) or die "bind $ip: $!";
 while (1) {
     my $from = recv(S, my $question, 64, 0);
     send(S, "$ENV{POD_NAME}\n", 0, $from) if defined $from;

@@ -45,6 +45,7 @@ fn build(progress: &Progress) -> Result<Cluster> {
     let spec = Spec {
         nodes: 2,
         containerd: Programs::of_the_distribution()?,
+        dual_stack: false,
     };
     let what = "etcd, API server, controller manager, scheduler; containerd and kubelet per node";
     let mut cluster = progress.step(what, || Cluster::lay_out(&spec, NAME, Path::new(DIR)))?;

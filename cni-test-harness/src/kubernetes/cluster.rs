@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::worker::Worker;
 use super::{ApiServer, Programs, Setup, setup};
@@ -34,8 +34,14 @@ pub const DEADLINE: Duration = Duration::from_secs(300);
 const MANIFEST: &str = include_str!("../../../conf/kube-twill.yaml");
 /// kube-flannel's own conflist.
 const FLANNEL_CONFLIST: &str = include_str!("../../../conf/10-flannel.conflist");
-/// What the manifest gives twilld as net-conf.json.
-const NET_CONF: &str = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#;
+/// The pods' network, as it stands in the manifest's net-conf.json.
+const NETWORK: &str = r#""Network": "10.244.0.0/16""#;
+/// What an operator of a dual-stack cluster writes there.
+const DUAL_NETWORK: &str = r#""Network": "10.244.0.0/16",
+      "EnableIPv6": true,
+      "IPv6Network": "fd00:10:244::/56""#;
+/// As the controller manager is told of them.
+const CLUSTER_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 
 /// How nodes get their network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +60,8 @@ pub struct Spec {
     pub nodes: u8,
     /// Their container runtime.
     pub containerd: containerd::Programs,
+    /// Nodes and pods have IPv6 addresses, too.
+    pub dual_stack: bool,
 }
 
 /// Everything that a whole cluster needs on this machine.
@@ -71,6 +79,7 @@ pub struct Cluster {
     underlay: Underlay,
     dir: PathBuf,
     network: Option<Network>,
+    dual_stack: bool,
     kept: bool,
 }
 
@@ -107,13 +116,14 @@ impl Cluster {
             underlay,
             dir: dir.to_owned(),
             network: None,
+            dual_stack: spec.dual_stack,
             kept: false,
         };
         cluster.start_controllers()?;
         for (number, place) in (1..).zip(nodes) {
             let name = format!("node{number}");
             let mut worker = Worker::start(&name, &programs, &spec.containerd, place)?;
-            worker.start_kubelet(&cluster.server)?;
+            worker.start_kubelet(&cluster.server, spec.dual_stack)?;
             cluster.workers.push(worker);
         }
         for worker in &cluster.workers {
@@ -123,10 +133,11 @@ impl Cluster {
     }
 
     fn start_controllers(&mut self) -> Result<()> {
+        let families = if self.dual_stack { 2 } else { 1 };
         let key = &self.server.credentials.server.key_path;
         let manager = [
             "--allocate-node-cidrs".to_owned(),
-            "--cluster-cidr=10.244.0.0/16".to_owned(),
+            format!("--cluster-cidr={}", CLUSTER_CIDRS[..families].join(",")),
             format!("--service-cluster-ip-range={}", setup::SERVICES),
             format!("--service-account-private-key-file={}", key.display()),
             format!("--root-ca-file={}", self.server.credentials.ca.display()),
@@ -151,7 +162,7 @@ impl Cluster {
     /// Waits until the kubelet has made its Node and the controller manager has given it a subnet.
     fn wait_for_node(&self, worker: &Worker) -> Result<()> {
         self.wait(&format!("a subnet for {}", worker.name()), || {
-            Ok(match self.pod_cidr(worker.name()) {
+            Ok(match self.pod_cidrs(worker.name()) {
                 Ok(_) => Look::Done(()),
                 Err(error) => Look::NotYet(format!("{error:#}")),
             })
@@ -165,13 +176,30 @@ impl Cluster {
             Network::Manifest => {
                 image::write_twill(&self.twill_archive())?;
                 (0..self.workers.len()).try_for_each(|index| self.install_on(index))?;
-                self.apply(MANIFEST)
+                self.apply(&self.manifest())
             }
             Network::FlannelName => {
-                self.apply(&without_daemon_set(MANIFEST))?;
+                self.apply(&without_daemon_set(&self.manifest()))?;
                 (0..self.workers.len()).try_for_each(|index| self.install_on(index))
             }
         }
+    }
+
+    /// The manifest, fitted to this cluster as its head says.
+    fn manifest(&self) -> String {
+        match self.dual_stack {
+            true => MANIFEST.replacen(NETWORK, DUAL_NETWORK, 1),
+            false => MANIFEST.to_owned(),
+        }
+    }
+
+    fn net_conf(&self) -> String {
+        let network = if self.dual_stack {
+            DUAL_NETWORK
+        } else {
+            NETWORK
+        };
+        format!(r#"{{{network}, "Backend": {{"Type": "vxlan"}}}}"#)
     }
 
     fn twill_archive(&self) -> PathBuf {
@@ -199,11 +227,11 @@ impl Cluster {
 
     /// Starts twilld as a service of the node, with what the manifest's service account may do.
     fn start_twilld(&mut self, index: usize) -> Result<()> {
-        let server = &self.server;
+        let (server, text) = (&self.server, self.net_conf());
         let kubeconfig = server.service_account_kubeconfig("kube-twill", "twill")?;
         let worker = &mut self.workers[index];
         let net_conf = worker.node().dir().join("net-conf.json");
-        std::fs::write(&net_conf, NET_CONF)?;
+        std::fs::write(&net_conf, text)?;
         let mut command = worker.containerd().command("env");
         command
             .arg(format!("NODE_NAME={}", worker.name()))
@@ -270,12 +298,14 @@ impl Cluster {
         self.kubectl(&["get", "node", node, "-o", &path])
     }
 
-    /// The subnet that the controller manager has given to a node.
-    pub fn pod_cidr(&self, node: &str) -> Result<Ipv4Net> {
-        let args = ["get", "node", node, "-o", "jsonpath={.spec.podCIDR}"];
-        let cidr = self.server.kubectl(&args, b"")?.stdout_text();
-        let parsed = cidr.parse();
-        parsed.with_context(|| format!("podCIDR {cidr:?} of {node}"))
+    /// The subnets that the controller manager has given to a node, IPv4 first.
+    pub fn pod_cidrs(&self, node: &str) -> Result<Vec<IpNet>> {
+        let args = ["get", "node", node, "-o", "jsonpath={.spec.podCIDRs[*]}"];
+        let cidrs = self.server.kubectl(&args, b"")?.stdout_text();
+        let parsed: Result<Vec<IpNet>, _> = cidrs.split_whitespace().map(str::parse).collect();
+        let wanted = if self.dual_stack { 2 } else { 1 };
+        let given = parsed.ok().filter(|given| given.len() == wanted);
+        given.with_context(|| format!("{wanted} podCIDRs of {node}: {cidrs:?}"))
     }
 
     /// Drains a node and deletes it with the pods that cannot be drained; its machine goes on
@@ -296,7 +326,7 @@ impl Cluster {
     pub fn bring_back(&mut self, index: usize) -> Result<()> {
         self.workers[index].reboot()?;
         self.install_on(index)?;
-        self.workers[index].start_kubelet(&self.server)?;
+        self.workers[index].start_kubelet(&self.server, self.dual_stack)?;
         self.wait_for_node(&self.workers[index])
     }
 

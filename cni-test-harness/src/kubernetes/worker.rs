@@ -109,7 +109,11 @@ impl Worker {
     }
 
     /// Starts the kubelet, which makes the Node object if there is none.
-    pub fn start_kubelet(&mut self, server: &ApiServer) -> Result<()> {
+    pub fn start_kubelet(&mut self, server: &ApiServer, dual_stack: bool) -> Result<()> {
+        let mut addresses = self.place.v4.addr().to_string();
+        if dual_stack {
+            addresses += &format!(",{}", self.place.v6.addr());
+        }
         let config_path = self.node.dir().join("kubelet.json");
         std::fs::write(&config_path, self.kubelet_config().to_string())?;
         let mut command = self.containerd().command("sh");
@@ -121,7 +125,7 @@ impl Worker {
             .arg("--kubeconfig")
             .arg(server.kubelet_kubeconfig(&self.name)?)
             .args(["--hostname-override", &self.name])
-            .args(["--node-ip", &self.place.v4.addr().to_string()]);
+            .args(["--node-ip", &addresses]);
         let log_path = self.node.make_dir("log")?.join("kubelet.log");
         let kubelet = Daemon::spawn("kubelet", &mut command, &log_path)
             .with_context(|| format!("on {}", self.name))?;

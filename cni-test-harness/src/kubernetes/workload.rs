@@ -1,7 +1,8 @@
-//! What a cluster is for: pods that answer over TCP and UDP with their own names, on the pods'
-//! network and on the nodes', and who reaches whom.
+//! What a cluster is for: pods that answer over TCP and UDP with their own names, on all their
+//! addresses, on the pods' network and on the nodes', and who reaches whom.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ pub struct Answering {
     /// The node on which it runs.
     pub node: String,
     /// Where it answers.
-    pub ip: String,
+    pub ips: Vec<IpAddr>,
     /// At which port, TCP and UDP.
     pub port: u16,
 }
@@ -35,7 +36,7 @@ pub struct Answering {
 pub struct Answer {
     /// The pod that asked.
     pub from: String,
-    /// `tcp` or `udp`.
+    /// `tcp4`, `udp6` and so on.
     pub protocol: String,
     /// The pod that was asked.
     pub to: String,
@@ -123,36 +124,45 @@ fn answering(pod: &Value) -> Result<Answering> {
     };
     let kind = text(&pod["metadata"]["labels"]["reach"], "our label")?;
     let port = PORTS.iter().find(|(name, ..)| *name == kind);
+    let ips = pod["status"]["podIPs"].as_array().into_iter().flatten();
+    let ips = ips.map(|ip| Ok(text(&ip["ip"], "an address")?.parse()?));
     Ok(Answering {
         name: text(&pod["metadata"]["name"], "a name")?,
         node: text(&pod["spec"]["nodeName"], "a node")?,
-        ip: text(&pod["status"]["podIP"], "an address")?,
+        ips: ips.collect::<Result<_>>()?,
         port: port.context("a pod of a workload of ours")?.2,
     })
 }
 
+/// What is asked of a pod: by which protocol, and where, in socat's words.
+fn targets(pod: &Answering) -> Vec<(&'static str, String)> {
+    let of = |ip: &IpAddr| {
+        let at = SocketAddr::new(*ip, pod.port).to_string();
+        match ip {
+            IpAddr::V4(_) => [("tcp4", at.clone()), ("udp4", at)],
+            IpAddr::V6(_) => [("tcp6", at.clone()), ("udp6", at)],
+        }
+    };
+    pod.ips.iter().flat_map(of).collect()
+}
+
 /// One line `PROTOCOL TARGET ANSWER` for each question; all are asked at once.
 fn questions(pods: &[Answering]) -> String {
-    let targets: Vec<String> = pods
-        .iter()
-        .map(|pod| format!("{}:{}", pod.ip, pod.port))
+    let questions = pods.iter().flat_map(targets);
+    let lines: String = questions
+        .map(|(protocol, target)| format!("ask {protocol} '{target}' &\n"))
         .collect();
     format!(
         r#"
 ask() {{
     for try in 1 2 3; do
-        answer=$(echo who | timeout 5 socat -t 2 - "$2:$3" 2>/dev/null)
+        answer=$(echo who | timeout 5 socat -t 2 - "$1:$2" 2>/dev/null)
         [ -z "$answer" ] || break
     done
-    echo "$1 $3 $answer"
+    echo "$1 $2 $answer"
 }}
-for target in {}; do
-    ask tcp TCP4 "$target" &
-    ask udp UDP4 "$target" &
-done
-wait
-"#,
-        targets.join(" ")
+{lines}wait
+"#
     )
 }
 
@@ -164,12 +174,12 @@ fn parse(from: &Answering, pods: &[Answering], output: &str) -> Vec<Answer> {
     };
     let mut answers = Vec::new();
     for to in pods {
-        for protocol in ["tcp", "udp"] {
+        for (protocol, target) in targets(to) {
             answers.push(Answer {
                 from: from.name.clone(),
                 protocol: protocol.to_owned(),
                 to: to.name.clone(),
-                answer: said(protocol, &format!("{}:{}", to.ip, to.port)),
+                answer: said(protocol, &target),
             });
         }
     }
@@ -180,8 +190,17 @@ fn workload(kind: &str, name: &str, replicas: Option<u8>, on_host: bool, port: u
     // Bound to the address at which it is asked: on the node's network an answer would else leave
     // from the bridge's.
     let serve = format!(
-        "socat TCP4-LISTEN:{port},bind=$POD_IP,fork,reuseaddr SYSTEM:'read who; echo $POD_NAME' &\n\
-         exec perl /{} {port}\n",
+        r#"
+for ip in $(echo "$POD_IPS" | tr , ' '); do
+    case $ip in
+        *:*) listen="TCP6-LISTEN:{port},bind=[$ip]" ;;
+        *) listen="TCP4-LISTEN:{port},bind=$ip" ;;
+    esac
+    socat "$listen,fork,reuseaddr" SYSTEM:'read who; echo $POD_NAME' &
+    perl /{} "$ip" {port} &
+done
+wait
+"#,
         image::ANSWER_UDP
     );
     let of_pod = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
@@ -205,7 +224,7 @@ fn workload(kind: &str, name: &str, replicas: Option<u8>, on_host: bool, port: u
                         "command": ["/bin/sh", "-c", serve],
                         "env": [
                             of_pod("POD_NAME", "metadata.name"),
-                            of_pod("POD_IP", "status.podIP"),
+                            of_pod("POD_IPS", "status.podIPs"),
                         ],
                     }],
                     // So that the Deployment is on all nodes.
@@ -231,14 +250,18 @@ mod tests {
 
     #[test]
     fn an_answer_that_did_not_come_or_came_from_another_pod_is_not_right() {
-        let pod = |name: &str, ip: &str| Answering {
+        let pod = |name: &str, ips: &[&str]| Answering {
             name: name.to_owned(),
             node: "node1".to_owned(),
-            ip: ip.to_owned(),
+            ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
             port: 5000,
         };
-        let pods = [pod("a", "10.244.0.2"), pod("b", "10.244.0.20")];
-        let output = "udp 10.244.0.2:5000 a\ntcp 10.244.0.20:5000 a\ntcp 10.244.0.2:5000 \n";
+        let pods = [
+            pod("a", &["10.244.0.2"]),
+            pod("b", &["10.244.0.20", "fd00::2"]),
+        ];
+        let output = "udp4 10.244.0.2:5000 a\ntcp4 10.244.0.20:5000 a\ntcp4 10.244.0.2:5000 \n\
+                      udp6 [fd00::2]:5000 b\n";
         let answers = parse(&pods[0], &pods, output);
         let right: Vec<_> = answers
             .iter()
@@ -247,10 +270,12 @@ mod tests {
         assert_eq!(
             right,
             [
-                ("a", "tcp", false),
-                ("a", "udp", true),
-                ("b", "tcp", false),
-                ("b", "udp", false)
+                ("a", "tcp4", false),
+                ("a", "udp4", true),
+                ("b", "tcp4", false),
+                ("b", "udp4", false),
+                ("b", "tcp6", false),
+                ("b", "udp6", true)
             ]
         );
     }
