@@ -16,6 +16,7 @@ pub struct Setup<'a> {
     tls: Option<ClientCertificates>,
     inside: Option<(&'a Netns, IpAddr)>,
     dir: Option<PathBuf>,
+    progress: bool,
 }
 
 /// Whether an etcd with TLS wants to see a certificate of its clients'.
@@ -34,6 +35,7 @@ impl Default for Setup<'_> {
             tls: None,
             inside: None,
             dir: None,
+            progress: false,
         }
     }
 }
@@ -60,6 +62,13 @@ impl<'a> Setup<'a> {
     pub fn dir(self, dir: PathBuf) -> Self {
         let dir = Some(dir);
         Self { dir, ..self }
+    }
+
+    /// Watches are told every few seconds how far it is, as an API server wants it: it has nothing
+    /// else to tell in its bookmarks.
+    pub fn with_progress(self) -> Self {
+        let progress = true;
+        Self { progress, ..self }
     }
 
     /// Starts it and waits until it answers.
@@ -93,6 +102,7 @@ impl<'a> Setup<'a> {
                 .map(|(netns, _)| Netns::open(netns.name()))
                 .transpose()?,
             tls,
+            progress: self.progress,
             root_password: None,
             kept: false,
         };

@@ -243,10 +243,16 @@ impl ApiServer {
 
     /// Makes many changes side by side, as fast as the server takes them.
     pub fn change(&mut self, changes: &[Change]) -> Result<()> {
+        self.plain_url()?;
+        proxy::change_all(self.ports.proxy, changes)
+    }
+
+    /// A URL without TLS at which everybody is the cluster's admin.
+    pub fn plain_url(&mut self) -> Result<String> {
         if self.proxy.is_none() {
             self.proxy = Some(self.start_proxy()?);
         }
-        proxy::change_all(self.ports.proxy, changes)
+        Ok(format!("http://127.0.0.1:{}", self.ports.proxy))
     }
 
     fn start_proxy(&self) -> Result<Daemon> {

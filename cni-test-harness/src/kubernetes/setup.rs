@@ -82,7 +82,7 @@ impl<'a> Setup<'a> {
         let dir = dir.unwrap_or_else(|| std::env::temp_dir().join(unique_name("api")));
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         let mut ports = Ports::choose()?;
-        let mut etcd = etcd::Setup::default();
+        let mut etcd = etcd::Setup::default().with_progress();
         let mut address = Ipv4Addr::LOCALHOST;
         if let Some((netns, inside)) = self.inside {
             address = inside;

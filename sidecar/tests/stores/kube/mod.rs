@@ -3,9 +3,11 @@
 //! An entry `10.5.9.0-24` is a Node with that podCIDR, and its value is the Node's annotations. The
 //! suite's nodes get theirs as a controller manager would give them: the first one that is free.
 
+mod bookmarks;
 mod faults;
 mod golden;
 mod promises;
+mod reaching;
 mod reading;
 
 use std::cell::{Cell, RefCell};

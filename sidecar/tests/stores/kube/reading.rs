@@ -227,6 +227,32 @@ fn a_change_of_either_family_and_of_the_manager_is_acted_upon() {
                 })
                 .await;
         }
+        for (suffix, value, family) in [
+            ("public-ip", "192.168.50.77", Family::V4),
+            ("public-ipv6", "fd00:50::77", Family::V6),
+        ] {
+            server
+                .annotate("k2", &[&format!("{PREFIX}{suffix}={value}")])
+                .unwrap();
+            following
+                .until(suffix, |table| {
+                    let ip = table
+                        .get(&key)
+                        .and_then(|lease| lease.public_ips.get(family).copied());
+                    ip == value.parse().ok()
+                })
+                .await;
+        }
+        server
+            .annotate("k2", &[&format!("{PREFIX}backend-type=host-gw")])
+            .unwrap();
+        following
+            .until("its backend", |table| {
+                table
+                    .get(&key)
+                    .is_some_and(|lease| &*lease.backend_type == "host-gw")
+            })
+            .await;
         // flanneld does not notice when a node leaves the network without being deleted.
         server
             .annotate("k2", &[&format!("{PREFIX}kube-subnet-manager-")])
