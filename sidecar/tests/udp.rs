@@ -23,11 +23,15 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const UNDERLAY_MTU: u32 = 1500;
 
 const FAST: Options = Options {
-    offload: true,
+    device: true,
+    gso: true,
+    gro: true,
     queues: 2,
 };
 const SLOW: Options = Options {
-    offload: false,
+    device: false,
+    gso: false,
+    gro: false,
     queues: 1,
 };
 
@@ -144,7 +148,23 @@ impl Pair {
 #[test]
 fn streams_and_pings_pass_whatever_either_side_can_do() -> Result<()> {
     let pair = Pair::new()?;
-    for options in [[FAST, FAST], [FAST, SLOW], [SLOW, FAST], [SLOW, SLOW]] {
+    // What kernels came to know one after the other, and may lack one by one.
+    let without_device = Options {
+        device: false,
+        ..FAST
+    };
+    let without_gso = Options { gso: false, ..FAST };
+    let without_gro = Options { gro: false, ..FAST };
+    for options in [
+        [FAST, FAST],
+        [FAST, SLOW],
+        [SLOW, FAST],
+        [SLOW, SLOW],
+        [FAST, without_device],
+        [without_device, without_gso],
+        [without_gso, without_gro],
+        [without_gro, FAST],
+    ] {
         let paths = pair.start(options)?;
         assert!(pair.ping(&[])?, "{options:?}");
         // The largest that fits is not fragmented: 1472 less 28 bytes of headers.
@@ -164,6 +184,22 @@ fn streams_and_pings_pass_whatever_either_side_can_do() -> Result<()> {
                 assert_eq!(counters.get(count), 0, "{count:?}, {options:?}");
             }
         }
+    }
+    Ok(())
+}
+
+/// The kernel refuses to send many datagrams at once that are larger than what the underlay carries.
+#[test]
+fn an_underlay_that_carries_less_than_it_did_gets_fragments() -> Result<()> {
+    let pair = Pair::new()?;
+    let paths = pair.start([FAST, FAST])?;
+    for node in &pair.nodes {
+        node.netns().ip(&["link", "set", "eth0", "mtu", "1300"])?;
+    }
+    assert!(pair.ping(&["-M", "do", "-s", "1444"])?);
+    pair.transfer(2_000_000)?;
+    for path in &paths {
+        assert_eq!(path.counters().get(Count::SendFailed), 0);
     }
     Ok(())
 }
@@ -313,7 +349,14 @@ fn each_side_counts_a_hop_and_drops_in_silence_what_is_over() -> Result<()> {
     assert_eq!((over(0), over(1)), (0, 0));
     assert!(!pair.ping(&["-t", "2"])?);
     assert_eq!((over(0), over(1)), (0, 2));
-    assert!(!pair.ping(&["-t", "1"])?);
+    let to = pair.inner(1).to_string();
+    let args = ["-n", "-c", "2", "-i", "0.05", "-W", "1", "-t", "1", &to];
+    let said = pair.nodes[0].try_exec("ping", &args, DEADLINE)?;
+    assert!(
+        !said.status.success() && !said.stdout_text().contains("exceeded"),
+        "{}",
+        said.stdout_text()
+    );
     assert_eq!((over(0), over(1)), (2, 2));
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! The udp backend's data path: started, given its peers, and started anew when its device or its
 //! address goes.
 
+use std::time::Duration;
+
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::apply::Kernel;
@@ -9,16 +13,31 @@ use crate::lease::Lease;
 use crate::peers::Node;
 use crate::subnets::Subnets;
 use crate::tables::Facts;
-use crate::udp::{Count, DataPath, Ends, Options, Peers, device};
+use crate::udp::{DataPath, Dropped, Drops, Ends, Options, Peers, device};
 use crate::underlay::Underlay;
+
+/// How often drops are told while they go on.
+const TELL: Duration = Duration::from_secs(60);
 
 /// The data path and what it was made for.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     options: udp::Options,
-    running: Option<(Ends, DataPath)>,
+    running: Option<Running>,
     peers: Peers,
-    spoofed: u64,
+}
+
+#[derive(Debug)]
+struct Running {
+    ends: Ends,
+    path: DataPath,
+    telling: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.telling.abort();
+    }
 }
 
 impl Tunnel {
@@ -27,10 +46,10 @@ impl Tunnel {
             options,
             running: None,
             peers: Peers::default(),
-            spoofed: 0,
         }
     }
 
+    /// Must run on a tokio `LocalSet`.
     pub(super) fn ensure(
         &mut self,
         kernel: &mut Kernel,
@@ -41,21 +60,23 @@ impl Tunnel {
         let none = "udp needs an IPv4 address and subnet";
         let ends = self.options.ends(underlay).ok_or(none)?;
         let (subnet, network) = udp::addresses(node).ok_or(none)?;
-        if let Some((running, path)) = &self.running {
-            let fault = match path.failure() {
+        if let Some(running) = &self.running {
+            let device = running.path.device();
+            let fault = match running.path.failure() {
                 Some(failure) => failure,
-                None if *running != ends => format!("{} is no longer ours", running.listen),
-                None if facts.link(path.device()).is_none() => "its device is gone".to_owned(),
+                None if running.ends != ends => {
+                    format!("{} is no longer ours", running.ends.listen)
+                }
+                None if facts.link(device).is_none() => "its device is gone".to_owned(),
                 None => return Ok(false),
             };
             warn!(reason = fault, "the udp data path is started anew");
             // The port and the name must be free again.
             self.running = None;
-            self.spoofed = 0;
         }
-        let options = Options {
-            offload: self.options.offload,
-            ..Options::default()
+        let options = match self.options.offload {
+            true => Options::default(),
+            false => Options::one_by_one(),
         };
         let path = DataPath::start(&ends, options, self.peers.clone())
             .map_err(|error| error.to_string())?;
@@ -70,28 +91,46 @@ impl Tunnel {
             device = path.device(), listen = %ends.listen, abilities = ?path.abilities(),
             "the udp data path runs"
         );
-        self.running = Some((ends, path));
+        self.running = Some(Running {
+            ends,
+            telling: spawn_local(tell(path.drops())).abort_handle(),
+            path,
+        });
         Ok(true)
     }
 
     pub(super) fn follow(&mut self, peers: &[(&Subnets, &Lease)]) {
         let peers = self.options.peers(peers);
-        let Some((_, path)) = &self.running else {
-            self.peers = peers;
+        if peers == self.peers {
             return;
-        };
-        if peers != self.peers {
-            self.peers = peers.clone();
-            path.set_peers(peers);
         }
-        let spoofed = path.counters().get(Count::Spoofed);
-        if spoofed > self.spoofed {
-            let (more, total) = (spoofed - self.spoofed, spoofed);
-            warn!(
-                more,
-                total, "dropped packets whose source is not in the sending peer's subnet"
-            );
-            self.spoofed = spoofed;
+        self.peers = peers;
+        if let Some(running) = &self.running {
+            running.path.set_peers(self.peers.clone());
         }
+    }
+}
+
+/// Tells what is dropped: the first at once, then what has come together in a minute, so that
+/// nobody fills the log by sending.
+async fn tell(mut drops: Drops) {
+    loop {
+        for Dropped {
+            count,
+            more,
+            total,
+            last,
+        } in drops.more().await
+        {
+            let what = count.name();
+            match last {
+                Some((source, from)) => warn!(
+                    what, more, total, %source, %from,
+                    "dropped packets whose source is not in the sending peer's subnet; the last one's stands here"
+                ),
+                None => warn!(what, more, total, "the udp data path lost packets"),
+            }
+        }
+        sleep(TELL).await;
     }
 }

@@ -1,6 +1,9 @@
 //! What the data path did and what it dropped, for metrics and for people.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::drops::Forged;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +82,7 @@ impl Counters {
 
     /// Adds a batch, and empties its tally.
     pub(crate) fn take(&self, tally: &mut Tally) {
-        for (counter, n) in self.0.iter().zip(&mut tally.0) {
+        for (counter, n) in self.0.iter().zip(&mut tally.counts) {
             if *n > 0 {
                 counter.fetch_add(std::mem::take(n), Ordering::Relaxed);
             }
@@ -89,7 +92,11 @@ impl Counters {
 
 /// What one thread counted in one batch: plain numbers, so that a packet costs no shared memory.
 #[derive(Debug, Default)]
-pub(crate) struct Tally([u64; Count::ALL.len()]);
+pub(crate) struct Tally {
+    counts: [u64; Count::ALL.len()],
+    /// The last packet from the wrong host.
+    pub(crate) forged: Option<Forged>,
+}
 
 impl Tally {
     pub(crate) fn one(&mut self, count: Count) {
@@ -97,12 +104,17 @@ impl Tally {
     }
 
     pub(crate) fn add(&mut self, count: Count, n: usize) {
-        self.0[count as usize] += n as u64;
+        self.counts[count as usize] += n as u64;
     }
 
-    #[cfg(test)]
+    /// A packet from `host` whose source is not there.
+    pub(crate) fn forged(&mut self, source: Ipv4Addr, host: Ipv4Addr) {
+        self.one(Count::Spoofed);
+        self.forged = Some(Forged { source, host });
+    }
+
     pub(crate) fn get(&self, count: Count) -> u64 {
-        self.0[count as usize]
+        self.counts[count as usize]
     }
 }
 

@@ -55,7 +55,7 @@ impl Inward {
                 for handover in merge.finish(&mut buffer).collect::<Vec<_>>() {
                     self.hand_over(&buffer, &handover, &mut tally)?;
                 }
-                self.shared.counters.take(&mut tally);
+                self.shared.count(&mut tally);
                 if drained {
                     break;
                 }
@@ -131,7 +131,7 @@ fn accept(
             None => tally.one(Count::NotIpv4),
             // The packets of one receive are often one stream's.
             Some(ip) if trusted != Some(ip.source) && !peers.is_from(ip.source, received.from) => {
-                tally.one(Count::Spoofed);
+                tally.forged(ip.source, received.from);
             }
             Some(ip) => {
                 trusted = Some(ip.source);

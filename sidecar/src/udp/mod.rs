@@ -10,7 +10,7 @@
 //! What flannel does one packet at a time is done for up to 64 at once: the device hands over TCP
 //! streams in pieces of 64 kB, which leave in one send (`UDP_SEGMENT`), arrive in one receive
 //! (`UDP_GRO`), and go to the other host's kernel in one piece again. Each step is asked of the
-//! kernel and left out where it is not to be had, and [`Options::offload`] turns all of it off.
+//! kernel and left out where it is not to be had, and [`Options`] can turn each of it off.
 //!
 //! `cut`, `merge`, `packet`, `checksum`, `icmp` and [`Peers`] are pure; `socket`,
 //! `outward` and `inward` do the I/O. A started data path does not set up its device; [`device`] says
@@ -31,6 +31,7 @@ pub(crate) mod checksum;
 mod counters;
 pub(crate) mod cut;
 pub mod device;
+mod drops;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 pub(crate) mod icmp;
@@ -54,6 +55,7 @@ use self::outward::Outward;
 use self::shared::Shared;
 
 pub use self::counters::{Count, Counters};
+pub use self::drops::{Dropped, Drops};
 pub use self::peers::Peers;
 
 /// Flannel's port.
@@ -63,20 +65,42 @@ pub const OVERHEAD: u32 = 28;
 /// The device's name, as flannel's first one.
 pub const DEVICE: &str = "flannel0";
 
-/// How hard it tries.
+/// What to ask of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Many packets for each system call, as far as the kernel can; else one, as flannel does it.
-    pub offload: bool,
+    /// Streams in pieces of 64 kB from and to the device.
+    pub device: bool,
+    /// Many datagrams for each send.
+    pub gso: bool,
+    /// Many datagrams for each receive.
+    pub gro: bool,
     /// Queues of the device, with two threads for each.
     pub queues: usize,
+}
+
+impl Options {
+    /// One packet for each system call, as flannel does it.
+    pub fn one_by_one() -> Self {
+        Self {
+            device: false,
+            gso: false,
+            gro: false,
+            ..Self::default()
+        }
+    }
+
+    fn is_one_by_one(self) -> bool {
+        !self.device && !self.gso && !self.gro
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            offload: true,
+            device: true,
+            gso: true,
+            gro: true,
             // Beyond, the kernel's own work is what limits.
             queues: processors.min(4),
         }
@@ -154,7 +178,11 @@ fn socket_remedy(error: &io::Error) -> &'static str {
 /// the port is free and there is a way to TUN devices.
 pub fn probe(ends: &Ends) -> Result<(), StartError> {
     let listen = ends.listen;
-    socket::open(listen, 1, false).map_err(|source| StartError::Socket { listen, source })?;
+    let options = Options {
+        queues: 1,
+        ..Options::one_by_one()
+    };
+    socket::open(listen, options).map_err(|source| StartError::Socket { listen, source })?;
     let device = "/dev/net/tun";
     let opened = std::fs::File::options().read(true).write(true).open(device);
     opened.map(drop).map_err(|source| StartError::Device {
@@ -179,17 +207,17 @@ impl DataPath {
     /// Makes the device and opens the sockets in the calling thread's network namespace, and
     /// starts to forward. The device has no address and is down.
     pub fn start(ends: &Ends, options: Options, peers: Peers) -> Result<Self, StartError> {
-        let queues = options.queues.max(1);
         // The port first: while it is taken, somebody's device carries the traffic.
         let listen = ends.listen;
-        let sockets = socket::open(listen, queues, options.offload)
+        let sockets = socket::open(listen, options)
             .map_err(|source| StartError::Socket { listen, source })?;
-        let tun = tun::open(&ends.device, queues, options.offload).map_err(|source| {
-            StartError::Device {
-                device: ends.device.clone(),
-                source,
-            }
-        })?;
+        let tun =
+            tun::open(&ends.device, options.queues.max(1), options.device).map_err(|source| {
+                StartError::Device {
+                    device: ends.device.clone(),
+                    source,
+                }
+            })?;
         let (stopped, stop) = io::pipe().map_err(StartError::Threads)?;
         let mut path = Self {
             abilities: Abilities {
@@ -204,7 +232,7 @@ impl DataPath {
             stop: Some(stop),
             threads: Vec::new(),
         };
-        path.start_threads(tun, sockets, !options.offload)
+        path.start_threads(tun, sockets, options.is_one_by_one())
             .map_err(StartError::Threads)?;
         Ok(path)
     }
@@ -273,6 +301,11 @@ impl DataPath {
     /// What was forwarded and dropped.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// What it drops from now on, to be told of it.
+    pub fn drops(&self) -> Drops {
+        Drops::of(Arc::clone(&self.shared))
     }
 
     /// Why it stopped forwarding by itself: the device was deleted. It has to be started anew.

@@ -67,7 +67,7 @@ impl Outward {
                     self.forward(&mut buffer, range.clone(), &peers, &mut work);
                 }
                 self.send(&buffer, &mut work);
-                self.shared.counters.take(&mut work.tally);
+                self.shared.count(&mut work.tally);
                 if drained {
                     break;
                 }

@@ -2,12 +2,14 @@
 
 use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::Notify;
 
-use super::counters::Counters;
+use super::counters::{Counters, Tally};
+use super::drops::{self, Forged};
 use super::peers::Peers;
 
 #[derive(Debug)]
@@ -15,6 +17,10 @@ pub(crate) struct Shared {
     /// Looked up once for a batch, which is less often than it would take to earn a crate for it.
     peers: RwLock<Arc<Peers>>,
     pub(crate) counters: Counters,
+    /// The last packet from the wrong host.
+    forged: Mutex<Option<Forged>>,
+    /// Wakes whoever tells of drops.
+    dropped: Notify,
     /// Its other end is closed when the threads are to stop.
     stop: PipeReader,
 }
@@ -24,6 +30,8 @@ impl Shared {
         Self {
             peers: RwLock::new(Arc::new(peers)),
             counters: Counters::default(),
+            forged: Mutex::default(),
+            dropped: Notify::new(),
             stop,
         }
     }
@@ -38,6 +46,28 @@ impl Shared {
     pub(crate) fn set_peers(&self, peers: Peers) {
         let mut table = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         *table = Arc::new(peers);
+    }
+
+    /// Takes over what a batch came to, and empties the tally.
+    pub(crate) fn count(&self, tally: &mut Tally) {
+        let to_tell = drops::has_any(tally);
+        self.counters.take(tally);
+        if let Some(forged) = tally.forged.take() {
+            let mut last = self.forged.lock().unwrap_or_else(PoisonError::into_inner);
+            *last = Some(forged);
+        }
+        if to_tell {
+            self.dropped.notify_one();
+        }
+    }
+
+    /// Returns when something was dropped since it returned last.
+    pub(crate) async fn dropped(&self) {
+        self.dropped.notified().await;
+    }
+
+    pub(crate) fn forged(&self) -> Option<Forged> {
+        *self.forged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until there is something to read; false when it is time to stop.

@@ -12,6 +12,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use super::Options;
+
 /// What a burst may take up while a thread is not scheduled, in bytes; not this process' memory.
 const KERNEL_BUFFER: usize = 4 << 20;
 /// How long a send may wait for room in the device below. Also bounds how long a stop takes.
@@ -34,9 +36,10 @@ pub(crate) struct Received {
     pub(crate) from: Ipv4Addr,
 }
 
-/// Opens `count` sockets on one address and port. Fails with EADDRINUSE if anybody has that port,
+/// Opens a socket for each queue, all on one address and port. Fails with EADDRINUSE if anybody has that port,
 /// other sockets of this kind included.
-pub(crate) fn open(listen: SocketAddrV4, count: usize, offload: bool) -> io::Result<Vec<Socket>> {
+pub(crate) fn open(listen: SocketAddrV4, options: Options) -> io::Result<Vec<Socket>> {
+    let count = options.queues.max(1);
     let mut sockets = Vec::with_capacity(count);
     for number in 0..count {
         let fd = socket(
@@ -62,8 +65,8 @@ pub(crate) fn open(listen: SocketAddrV4, count: usize, offload: bool) -> io::Res
         }
         setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(SEND_SECONDS, 0))?;
         // Linux 5.0 and 4.18. The second is asked for, not set: it goes with each send.
-        let gro = offload && setsockopt(&fd, sockopt::UdpGroSegment, &true).is_ok();
-        let gso = offload && nix::sys::socket::getsockopt(&fd, sockopt::UdpGsoSegment).is_ok();
+        let gro = options.gro && setsockopt(&fd, sockopt::UdpGroSegment, &true).is_ok();
+        let gso = options.gso && nix::sys::socket::getsockopt(&fd, sockopt::UdpGsoSegment).is_ok();
         sockets.push(Socket {
             socket: UdpSocket::from(fd),
             control: nix::cmsg_space!(i32),
@@ -163,6 +166,13 @@ impl std::os::fd::AsFd for Socket {
 mod tests {
     use super::*;
 
+    fn queues(queues: usize) -> Options {
+        Options {
+            queues,
+            ..Options::default()
+        }
+    }
+
     #[test]
     fn a_port_in_use_is_refused_even_if_its_holder_shares() {
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
@@ -170,19 +180,19 @@ mod tests {
         let std::net::SocketAddr::V4(taken) = held.local_addr().unwrap() else {
             panic!("an IPv4 socket");
         };
-        let refused = open(taken, 2, true).unwrap_err();
+        let refused = open(taken, queues(2)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
         drop(held);
-        let _ours = open(taken, 2, true).unwrap();
-        let refused = open(taken, 2, true).unwrap_err();
+        let _ours = open(taken, queues(2)).unwrap();
+        let refused = open(taken, queues(2)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
     fn datagrams_sent_together_arrive_as_they_were() {
         let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
-        let sender = open(any, 1, true).unwrap().remove(0);
-        let mut receiver = open(any, 1, true).unwrap().remove(0);
+        let sender = open(any, queues(1)).unwrap().remove(0);
+        let mut receiver = open(any, queues(1)).unwrap().remove(0);
         let std::net::SocketAddr::V4(to) = receiver.socket.local_addr().unwrap() else {
             panic!("an IPv4 socket");
         };
