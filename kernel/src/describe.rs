@@ -30,6 +30,8 @@ pub(crate) fn describe(message: &M) -> String {
         M::NewNeighbour(entry) => format!("replace {}", neighbour_words(entry)),
         M::DelNeighbour(entry) => format!("delete {}", neighbour_words(entry)),
         M::GetNeighbour(_) => "get neighbours".to_owned(),
+        M::SetNeighbourTable(_) => "have misses told to user space".to_owned(),
+        M::GetNeighbourTable(_) => "get neighbour tables' settings".to_owned(),
         M::NewQueueDiscipline(tc) => format!("replace qdisc {}", tc_words(tc)),
         M::DelQueueDiscipline(tc) => format!("delete qdisc {}", tc_words(tc)),
         M::GetQueueDiscipline(tc) => format!("get qdisc {}", tc_words(tc)),

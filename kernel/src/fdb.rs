@@ -1,6 +1,7 @@
 //! Forwarding entries: of a VXLAN device (inner MAC → underlay address) or of a bridge's port.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::neighbour::{
@@ -14,6 +15,9 @@ use crate::error::Result;
 use crate::mac::Mac;
 use crate::neighbour::{address_of, to_attribute};
 use crate::socket::{Request, Socket};
+
+/// What the kernel counts time in for user space (`USER_HZ` is 100 everywhere), in milliseconds.
+const USER_TICK: u64 = 10;
 
 /// A forwarding entry of a device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +43,31 @@ pub fn dump(socket: &mut Socket, ifindex: Option<u32>) -> Result<Vec<FdbEntry>> 
             return None;
         };
         parse(message).filter(|entry| ifindex.is_none_or(|i| i == entry.ifindex))
+    })
+}
+
+/// `bridge -s fdb show dev DEV`: for how long nothing was sent to each MAC of a VXLAN device, to the
+/// hundredth of a second. What was just made counts as used.
+pub fn idle(socket: &mut Socket, ifindex: u32) -> Result<Vec<(Mac, Duration)>> {
+    let mut all = NeighbourMessage::default();
+    all.header.family = AddressFamily::Bridge;
+    all.header.ifindex = ifindex;
+    socket.dump(RouteNetlinkMessage::GetNeighbour(all), |message| {
+        let RouteNetlinkMessage::NewNeighbour(message) = message else {
+            return None;
+        };
+        let used = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                NeighbourAttribute::CacheInfo(info) => Some(info.used),
+                _ => None,
+            })?;
+        let entry = parse(message).filter(|entry| entry.ifindex == ifindex)?;
+        Some((
+            entry.mac,
+            Duration::from_millis(u64::from(used) * USER_TICK),
+        ))
     })
 }
 

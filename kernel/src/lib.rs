@@ -11,8 +11,8 @@
 //!
 //! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`device`],
 //! [`veth`], [`bridge`], [`vlan`], [`vxlan`], [`ipip`], [`ifb`], [`address`], [`route`], [`neighbour`],
-//! [`fdb`], [`tc`]), [`netns`], [`feature`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon,
-//! `monitor` and `wireguard`.
+//! [`fdb`], [`solicit`], [`tc`]), [`netns`], [`feature`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon,
+//! `monitor`, `miss` and `wireguard`.
 //!
 //! Nothing here decides what should exist: callers say it, as plain values. Every operation is
 //! idempotent where the kernel lets it be, and every request has a deadline.
@@ -32,12 +32,15 @@ pub mod leaving;
 pub mod link;
 pub mod mac;
 #[cfg(feature = "monitor")]
+pub mod miss;
+#[cfg(feature = "monitor")]
 pub mod monitor;
 pub mod neighbour;
 pub mod netns;
 pub mod nft;
 pub mod route;
 pub mod socket;
+pub mod solicit;
 pub mod sysctl;
 pub mod tc;
 pub mod tun;

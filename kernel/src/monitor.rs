@@ -21,12 +21,14 @@ use crate::error::{Error, Result};
 use crate::fdb::{self, FdbEntry};
 use crate::neighbour::{self, Neighbour};
 use crate::route::{self, Route};
-use crate::socket::{self, Answer, HEADER};
+use crate::socket::{self, Answer, HEADER, Only};
 use crate::{Socket, nft};
 
+/// The multicast group of neighbours, forwarding entries, and what is asked about them.
+pub(crate) const RTNLGRP_NEIGH: u32 = 3;
 /// Multicast groups of the routing family (`RTNLGRP_…`): link, neighbour, and addresses and routes
 /// of both families.
-const ROUTING_GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+const ROUTING_GROUPS: [u32; 6] = [1, RTNLGRP_NEIGH, 5, 7, 9, 11];
 /// The multicast group of nftables' changes (`NFNLGRP_NFTABLES`).
 const NFNLGRP_NFTABLES: u32 = 7;
 /// The subsystem in the upper byte of a netfilter message's type (`NFNL_SUBSYS_NFTABLES`).
@@ -45,6 +47,8 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELNEIGH: u16 = 29;
+/// The kernel asks user space, which changes nothing ([`crate::miss`]).
+pub(crate) const RTM_GETNEIGH: u16 = 30;
 /// What the kernel may keep for us while we are busy: some thousand notifications.
 const RECEIVE_BUFFER: usize = 1024 * 1024;
 const READ: usize = 32 * 1024;
@@ -113,8 +117,12 @@ impl Monitor {
             routing.port().map_err(failed)?,
             nftables.port().map_err(failed)?,
         );
-        let routing = subscribe(NETLINK_ROUTE, &ROUTING_GROUPS).map_err(failed)?;
-        let nftables = subscribe(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map_err(failed)?;
+        let subscribed = |protocol, groups: &[u32], only| {
+            subscribe(protocol, groups, only, RECEIVE_BUFFER).map_err(failed)
+        };
+        let (but_misses, all) = (Only::AllBut(RTM_GETNEIGH), Only::AllBut(0));
+        let routing = subscribed(NETLINK_ROUTE, &ROUTING_GROUPS, but_misses)?;
+        let nftables = subscribed(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], all)?;
         Ok(Monitor {
             bell: Bell::of([&routing, &nftables]).map_err(failed)?,
             routing,
@@ -199,10 +207,18 @@ fn failed_to_read(error: io::Error) -> Error {
     Error::io("read the kernel's notifications", error)
 }
 
-fn subscribe(protocol: isize, groups: &[u32]) -> io::Result<netlink_sys::Socket> {
+/// A socket that hears `groups`, of what is said there `only` some, and keeps `bytes` of it.
+pub(crate) fn subscribe(
+    protocol: isize,
+    groups: &[u32],
+    only: Only,
+    bytes: usize,
+) -> io::Result<netlink_sys::Socket> {
     let mut opened = netlink_sys::Socket::new(protocol)?;
     opened.set_non_blocking(true)?;
-    socket::receive_buffer(&opened, RECEIVE_BUFFER);
+    socket::receive_buffer(&opened, bytes);
+    // What comes through all the same is passed over where it is read.
+    let _ = socket::hear(&opened, only);
     // The kernel passes over sockets without a port number of their own.
     opened.bind_auto()?;
     for group in groups {

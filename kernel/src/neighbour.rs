@@ -41,8 +41,12 @@ pub fn dump(socket: &mut Socket) -> Result<Vec<Neighbour>> {
 
 /// `ip neigh replace IP lladdr MAC dev DEV nud permanent`. Idempotent.
 pub fn replace(ifindex: u32, ip: IpAddr, mac: Mac) -> Request {
+    lasting(ifindex, ip, mac, NeighbourState::Permanent)
+}
+
+fn lasting(ifindex: u32, ip: IpAddr, mac: Mac, state: NeighbourState) -> Request {
     let mut entry = message(ifindex, ip);
-    entry.header.state = NeighbourState::Permanent;
+    entry.header.state = state;
     entry
         .attributes
         .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
@@ -50,6 +54,12 @@ pub fn replace(ifindex: u32, ip: IpAddr, mac: Mac) -> Request {
         RouteNetlinkMessage::NewNeighbour(entry),
         NLM_F_CREATE | NLM_F_REPLACE,
     )
+}
+
+/// `ip neigh replace IP lladdr MAC dev DEV nud reachable`: what waits for this neighbour goes out. An
+/// entry that the kernel ages.
+pub fn resolve(ifindex: u32, ip: IpAddr, mac: Mac) -> Request {
+    lasting(ifindex, ip, mac, NeighbourState::Reachable)
 }
 
 /// `ip neigh del IP dev DEV`. One that is gone already is deleted.
