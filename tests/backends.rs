@@ -309,6 +309,10 @@ fn what_cannot_work_is_one_line_that_says_what_to_change_and_nothing_is_made() -
         ),
         (json!({"Type": "vxlan", "MTU": 100}), ["Backend.MTU", "118"]),
         (
+            json!({"Type": "vxlan", "OnDemand": true, "DirectRouting": true}),
+            ["Backend.OnDemand", "DirectRouting"],
+        ),
+        (
             json!({"Type": "ipip", "DirectRouting": 1}),
             ["Backend.DirectRouting", "bool"],
         ),

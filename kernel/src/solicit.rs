@@ -1,5 +1,5 @@
 //! Who is asked for the MAC address of a neighbour: others on the link (ARP, neighbour discovery),
-//! or user space ([`crate::miss`]). A setting of each device in each family's neighbour table.
+//! or user space (`miss`). A setting of each device in each family's neighbour table.
 
 use netlink_packet_route::neighbour_table::{
     NeighbourTableAttribute, NeighbourTableMessage, NeighbourTableParameter as Parameter,

@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use kernel::link::Link;
+use kernel::miss::Misses;
 use kernel::monitor::Monitor;
 use kernel::nft;
 use kernel::route::{PROTOCOL_BOOT, Route};
-use kernel::{Mac, Request, Socket, address, fdb, link, neighbour, route, sysctl, wireguard};
+use kernel::{
+    Mac, Request, Socket, address, fdb, link, neighbour, route, solicit, sysctl, wireguard,
+};
 use tracing::{debug, info};
 
+use crate::demand::Idle;
 use crate::diff::{Op, Plan};
-use crate::family::family_of;
+use crate::family::{Family, family_of};
 use crate::masquerade;
 use crate::tables::{DeviceLink, DeviceName, Facts, Hop, Kind, PROTOCOL_TWILL, RouteKey};
 
@@ -48,6 +53,7 @@ impl Kernel {
             routes: route::dump(socket, false)?,
             neighbours: Vec::new(),
             fdb: Vec::new(),
+            asking: Vec::new(),
         };
         facts.routes.extend(route::dump(socket, true)?);
         let ours: Vec<u32> = facts
@@ -56,6 +62,14 @@ impl Kernel {
             .filter(|link| link.vxlan.is_some() && names.iter().any(|name| **name == *link.name))
             .map(|link| link.ifindex)
             .collect();
+        let raises_misses = |link: &Link| link.vxlan.as_ref().is_some_and(|vxlan| vxlan.l3miss);
+        if facts.links.iter().any(raises_misses) {
+            for family in Family::ALL {
+                let asking = solicit::dump(socket, family == Family::V6)?;
+                let asking = asking.into_iter().map(|ifindex| (ifindex, family));
+                facts.asking.extend(asking);
+            }
+        }
         if !ours.is_empty() {
             facts.neighbours = neighbour::dump(socket)?;
         }
@@ -68,6 +82,21 @@ impl Kernel {
     /// The route that the kernel would take to an address.
     pub(crate) fn towards(&mut self, ip: IpAddr) -> kernel::Result<Option<Route>> {
         route::towards(&mut self.routing, ip)
+    }
+
+    /// For how long nothing was sent by the entries of our VXLAN devices.
+    pub(crate) fn idle(&mut self, devices: &BTreeMap<u32, DeviceName>) -> kernel::Result<Idle> {
+        let devices = devices.iter();
+        let idle = devices.map(|(ifindex, name)| {
+            let entries = fdb::idle(&mut self.routing, *ifindex)?;
+            Ok((name.clone(), entries.into_iter().collect()))
+        });
+        idle.collect()
+    }
+
+    /// A subscription to what the kernel asks of us.
+    pub(crate) fn misses(&self) -> kernel::Result<Misses> {
+        Misses::open()
     }
 
     /// A subscription to what others than us change.
@@ -214,6 +243,8 @@ fn request(op: &Op, indexes: &BTreeMap<&str, u32>) -> Option<Request> {
         Op::SetUp(device) => link::change_index(index(device)?).up().request(),
         Op::AddAddress(device, net) => address::replace(index(device)?, *net),
         Op::DeleteAddress(device, net) => address::delete(index(device)?, *net),
+        Op::Ask(device, family) => solicit::user_space(index(device)?, *family == Family::V6),
+        Op::Resolve(device, ip, mac) => neighbour::resolve(index(device)?, *ip, *mac),
         Op::PutFdb(device, mac, ip) => fdb::replace(index(device)?, *mac, *ip),
         Op::DeleteFdb(device, mac) => fdb::delete(index(device)?, *mac),
         Op::PutNeighbour(device, ip, mac) => neighbour::replace(index(device)?, *ip, *mac),

@@ -13,6 +13,7 @@ use kernel::Mac;
 use kernel::ipip::Ipip;
 use kernel::vxlan::Vxlan;
 
+use crate::family::Family;
 use crate::tables::{Device, DeviceLink, DeviceName, Hop, Kind, Remote, RouteKey, Tables};
 
 /// One change.
@@ -35,10 +36,14 @@ pub enum Op {
     AddAddress(DeviceName, IpNet),
     /// Set a device up.
     SetUp(DeviceName),
+    /// Have user space asked for its neighbours of this family.
+    Ask(DeviceName, Family),
     /// Add or replace a forwarding entry.
     PutFdb(DeviceName, Mac, IpAddr),
     /// Add or replace a neighbour.
     PutNeighbour(DeviceName, IpAddr, Mac),
+    /// Let out what waits for a neighbour. Not in the tables: the entry is the kernel's to age.
+    Resolve(DeviceName, IpAddr, Mac),
     /// Add or replace a route.
     PutRoute(RouteKey, Hop),
     /// Delete a route.
@@ -140,6 +145,10 @@ fn device_changes(
     }
     if wanted.link.up && !found.is_some_and(|found| found.link.up) {
         plan.push(Op::SetUp(name.clone()));
+    }
+    let asks = found.and_then(|found| found.link.asks);
+    if let Some(family) = wanted.link.asks.filter(|family| asks != Some(*family)) {
+        plan.push(Op::Ask(name.clone(), family));
     }
     for (mac, remote) in &wanted.fdb {
         let present = found.and_then(|found| found.fdb.get(mac));

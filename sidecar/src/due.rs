@@ -12,6 +12,11 @@ pub(crate) struct Due {
     /// The nftables rules alone.
     pub(crate) rules: Option<Instant>,
     pub(crate) rules_not_before: Instant,
+    /// What the kernel asks of us.
+    pub(crate) misses: Option<Instant>,
+    pub(crate) misses_not_before: Instant,
+    /// To see who is not in use any more.
+    pub(crate) ageing: Option<Instant>,
     /// That we are in sync, and with how many.
     pub(crate) telling: Option<Instant>,
 }
@@ -23,6 +28,9 @@ impl Due {
             not_before: now,
             rules: None,
             rules_not_before: now,
+            misses: None,
+            misses_not_before: now,
+            ageing: None,
             telling: None,
         }
     }
@@ -36,10 +44,18 @@ impl Due {
         due.is_some_and(|due| due <= now)
     }
 
+    pub(crate) fn misses_are_due(&self, now: Instant) -> bool {
+        let due = self.misses.map(|due| due.max(self.misses_not_before));
+        due.is_some_and(|due| due <= now)
+    }
+
     pub(crate) fn next(&self) -> Instant {
         let round = self.round.max(self.not_before);
         let rules = self.rules.map(|due| due.max(self.rules_not_before));
-        let others = [rules, self.telling].into_iter().flatten();
+        let misses = self.misses.map(|due| due.max(self.misses_not_before));
+        let others = [rules, misses, self.ageing, self.telling]
+            .into_iter()
+            .flatten();
         others.fold(round, Instant::min)
     }
 

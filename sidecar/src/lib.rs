@@ -12,6 +12,8 @@
 //! Of that a round does everything, a step only what one lease changes (`wanted`, `standing`);
 //! `concern` says which of the kernel's notifications make a round necessary.
 //!
+//! With vxlan on demand only the peers in use are in the kernel's tables (`demand`).
+//!
 //! Beside the loop: `keeper` renews this node's lease, `health` answers probes, `persist` remembers
 //! what must survive a reboot. `subnet` decides which subnet to take, `net_conf` and `flags` read
 //! what people write, `masquerade` says which nftables rules there are, `sweep` deletes the pods'
@@ -21,8 +23,10 @@
 mod apply;
 mod atomic_file;
 pub mod backend;
+mod budget;
 mod carrier;
 mod concern;
+pub mod demand;
 pub mod desired;
 pub mod diff;
 mod due;

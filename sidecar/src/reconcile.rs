@@ -8,6 +8,7 @@
 //! Nothing is touched before the store has given a complete snapshot. What fails is kept, told
 //! once, and tried again with the next round.
 
+mod demand;
 mod round;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::apply::{self, Kernel};
 use crate::backend::Identity;
+use crate::budget::Budget;
 use crate::carrier::Carrier;
 use crate::concern::{Concern, Interest};
 use crate::desired::desired;
@@ -105,6 +107,11 @@ pub(crate) struct Reconciler {
     in_sync: Option<(usize, usize)>,
     tell_not_before: Instant,
     retry: Duration,
+    /// How many questions of the kernel may be answered, and how many refused.
+    answers: Budget,
+    refusals: Budget,
+    rooms: Budget,
+    crowded: Troubles,
 }
 
 impl Reconciler {
@@ -117,6 +124,7 @@ impl Reconciler {
         keeper: mpsc::Sender<KeeperWish>,
         ready: Readiness,
     ) -> Self {
+        let on_demand = settings.net_conf.backend.on_demand().is_some();
         Self {
             own_entry: Some(lease.clone()),
             carrier: Carrier::of(&settings.net_conf.backend, &settings.identity),
@@ -124,7 +132,10 @@ impl Reconciler {
             kernel,
             underlay,
             lease,
-            wanted: Wanted::default(),
+            wanted: match on_demand {
+                true => Wanted::on_demand(),
+                false => Wanted::default(),
+            },
             keeper,
             ready,
             facts: Facts::default(),
@@ -137,6 +148,10 @@ impl Reconciler {
             in_sync: None,
             tell_not_before: Instant::now(),
             retry: RETRY,
+            answers: Budget::new(demand::ANSWERS, Instant::now()),
+            refusals: Budget::new(demand::REFUSALS, Instant::now()),
+            rooms: Budget::new(demand::ROOMS, Instant::now()),
+            crowded: Troubles::new("new peers must wait"),
         }
     }
 
@@ -144,9 +159,11 @@ impl Reconciler {
     /// two rounds leaves the data path as it stands.
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<LeaseEvent>) {
         let mut monitor = None;
+        let mut misses = None;
         loop {
             if monitor.is_none() {
                 monitor = self.subscribe();
+                misses = self.hear_misses();
                 // What happened while we were deaf is found by looking.
                 let wait = monitor.as_ref().map_or(RESUBSCRIBE, |_| Duration::ZERO);
                 self.due.round = self.due.round.min(Instant::now() + wait);
@@ -166,6 +183,7 @@ impl Reconciler {
                     monitor = None;
                     continue;
                 },
+                asked = demand::asked(&misses, self.due.misses) => self.hear_asked(asked, &mut misses),
                 () = sleep_until(wake) => {}
             }
             // Take what comes together together.
@@ -178,8 +196,10 @@ impl Reconciler {
             }
             if self.due.round_is_due(Instant::now()) {
                 self.timed_round(&mut monitor);
+                self.answer_when_due(&mut misses, &mut monitor);
             } else {
                 self.step(&mut monitor);
+                self.answer_when_due(&mut misses, &mut monitor);
                 if self.due.rules_are_due(Instant::now()) {
                     self.look_at_rules();
                 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use kernel::Mac;
 
+use crate::demand::Demand;
 use crate::diff::{Plan, diff};
 use crate::lease_table::LeaseTable;
 use crate::peers::Skipped;
@@ -68,13 +69,15 @@ impl Standing {
         &self.decided
     }
 
-    /// The plan for leases that changed; `table` has them as they are now. `None` if they have to
+    /// The plan for leases that changed, of which only those in use count where there is a `demand`;
+    /// `table` has them as they are now. `None` if they have to
     /// do with others: then everything must be decided anew, and nothing has been changed here.
     pub(crate) fn step(
         &mut self,
         changed: &[Before],
         table: &LeaseTable,
         decide: impl Fn(&LeaseTable) -> Decided,
+        demand: Option<&mut Demand>,
     ) -> Option<Plan> {
         if changed.len() > FEW {
             return None;
@@ -93,7 +96,10 @@ impl Standing {
         if !apart {
             return None;
         }
-        let plan = diff(&after.tables, &before.tables);
+        let plan = match demand {
+            Some(demand) => demand.exchange(&before.tables, &after.tables),
+            None => diff(&after.tables, &before.tables),
+        };
         let Decided {
             tables,
             skipped,

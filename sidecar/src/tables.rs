@@ -20,6 +20,8 @@ use kernel::neighbour::Neighbour;
 use kernel::route::{Route, TABLE_MAIN};
 use kernel::vxlan::Vxlan;
 
+use crate::family::Family;
+
 /// Routes through the underlay carry this number (`/etc/iproute2/rt_protos`); those out of our own
 /// devices need no mark, and have flannel's, `boot`.
 pub const PROTOCOL_TWILL: u8 = 116;
@@ -64,6 +66,8 @@ pub struct DeviceLink {
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
+    /// The family in which user space is asked for its neighbours, and nobody on the link.
+    pub asks: Option<Family>,
 }
 
 /// What kind of device it is, with the attributes that are fixed when it is made.
@@ -121,6 +125,8 @@ pub struct Facts {
     pub neighbours: Vec<Neighbour>,
     /// The forwarding entries of our devices.
     pub fdb: Vec<FdbEntry>,
+    /// The devices, by number, for which user space is asked, where ours raise misses.
+    pub asking: Vec<(u32, Family)>,
 }
 
 impl Facts {
@@ -134,10 +140,12 @@ impl Facts {
 pub fn observe(facts: &Facts, want: &Tables, networks: &[IpNet]) -> Tables {
     let mut tables = Tables::default();
     let mut by_index = BTreeMap::new();
-    for name in want.devices.keys() {
-        let Some((link, found)) = device_link(facts, name) else {
+    for (name, wanted) in &want.devices {
+        let Some((link, mut found)) = device_link(facts, name) else {
             continue;
         };
+        let asks = |family: &Family| facts.asking.contains(&(link.ifindex, *family));
+        found.asks = wanted.link.asks.filter(asks);
         by_index.insert(link.ifindex, name.clone());
         let device = Device {
             link: found,
@@ -183,6 +191,7 @@ fn device_link<'a>(facts: &'a Facts, name: &str) -> Option<(&'a Link, DeviceLink
         mac: link.mac,
         mtu: link.mtu,
         up: link.up,
+        asks: None,
     };
     Some((link, found))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::demand::Demand;
 use crate::diff::Plan;
 use crate::lease_table::LeaseTable;
 use crate::standing::{Decided, Standing};
@@ -18,6 +19,8 @@ pub struct Wanted {
     changed: BTreeMap<Box<str>, Option<Record>>,
     /// More has changed than can be said by name.
     all: bool,
+    /// Only those in use have entries.
+    demand: Option<Demand>,
 }
 
 /// What the leases that changed make necessary.
@@ -32,6 +35,30 @@ pub enum Step {
 }
 
 impl Wanted {
+    /// Only peers in use are to have entries.
+    pub fn on_demand() -> Self {
+        Self {
+            demand: Some(Demand::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Who is in use, if that matters.
+    pub fn demand(&self) -> Option<&Demand> {
+        self.demand.as_ref()
+    }
+
+    /// Has `change` make a plan out of who is in use and what was decided of all peers.
+    pub fn change_demand<T: Default>(
+        &mut self,
+        change: impl FnOnce(&mut Demand, &Tables) -> T,
+    ) -> T {
+        match (&mut self.demand, &self.standing) {
+            (Some(demand), Some(standing)) => change(demand, &standing.decided().tables),
+            _ => T::default(),
+        }
+    }
+
     /// The leases.
     pub fn table(&self) -> &LeaseTable {
         &self.table
@@ -42,9 +69,11 @@ impl Wanted {
         self.standing.as_ref().map(Standing::decided)
     }
 
-    /// The tables that stand.
+    /// The tables that stand: of all peers, or of those in use.
     pub fn tables(&self) -> Option<&Tables> {
-        self.decided().map(|decided| &decided.tables)
+        let decided = self.decided()?;
+        let in_use = self.demand.as_ref().map(Demand::tables);
+        Some(in_use.unwrap_or(&decided.tables))
     }
 
     /// Takes an event in. Whether it told anything new.
@@ -68,7 +97,11 @@ impl Wanted {
     pub fn decide_all(&mut self, decide: impl Fn(&LeaseTable) -> Decided) {
         // The old goes before the new is made: with very many peers both are large.
         self.standing = None;
-        self.standing = Some(Standing::new(decide(&self.table), &self.table, decide));
+        let standing = Standing::new(decide(&self.table), &self.table, decide);
+        if let Some(demand) = &mut self.demand {
+            demand.renew(&standing.decided().tables);
+        }
+        self.standing = Some(standing);
         self.changed.clear();
         self.all = false;
     }
@@ -82,7 +115,7 @@ impl Wanted {
             return Step::Everything;
         };
         let changed: Vec<_> = std::mem::take(&mut self.changed).into_iter().collect();
-        match standing.step(&changed, &self.table, decide) {
+        match standing.step(&changed, &self.table, decide, self.demand.as_mut()) {
             Some(plan) => Step::Plan(plan),
             None => {
                 self.all = true;

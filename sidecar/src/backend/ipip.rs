@@ -65,6 +65,7 @@ pub(super) fn tables(
             mac: None,
             mtu: underlay.mtu.saturating_sub(OVERHEAD),
             up: true,
+            asks: None,
         },
         addresses: BTreeSet::from([base_host(subnet)]),
         neighbours: BTreeMap::new(),

@@ -15,6 +15,8 @@ pub mod udp;
 pub mod vxlan;
 pub mod wireguard;
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::family::{ByFamily, Family};
@@ -49,6 +51,14 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// For how long a peer that nothing is sent to keeps its entries; `None` if all have theirs.
+    pub(crate) fn on_demand(&self) -> Option<Duration> {
+        match self {
+            Self::Vxlan(options) => options.on_demand,
+            _ => None,
+        }
+    }
+
     /// Whether what is wanted depends on routes that others make.
     pub(crate) fn follows_routes(&self) -> bool {
         match self {

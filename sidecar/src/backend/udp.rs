@@ -118,6 +118,7 @@ pub(super) fn tables(node: &Node, underlay: &Underlay) -> Tables {
             mac: None,
             mtu: underlay.mtu.saturating_sub(OVERHEAD),
             up: true,
+            asks: None,
         },
         addresses: BTreeSet::from([base_host(subnet.into())]),
         neighbours: BTreeMap::new(),

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use kernel::Mac;
@@ -27,6 +28,9 @@ use crate::underlay::{OwnLinks, Underlay};
 /// `BackendType` in leases.
 pub const TYPE: &str = "vxlan";
 
+/// For how long a peer is in use after the last packet to it, in seconds, if net-conf does not say.
+const ON_DEMAND_TIMEOUT: i64 = 300;
+
 /// The options in net-conf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -42,6 +46,9 @@ pub struct Options {
     pub learning: bool,
     /// Plain routes to peers on our own link.
     pub direct_routing: bool,
+    /// Entries for the peers in use only, which lose them when nothing was sent to them for this
+    /// time; `None` gives every peer its entries.
+    pub on_demand: Option<Duration>,
 }
 
 impl Default for Options {
@@ -53,6 +60,7 @@ impl Default for Options {
             gbp: false,
             learning: false,
             direct_routing: false,
+            on_demand: None,
         }
     }
 }
@@ -72,6 +80,10 @@ struct Keys {
     learning: bool,
     #[serde(rename = "DirectRouting")]
     direct_routing: bool,
+    #[serde(rename = "OnDemand")]
+    on_demand: bool,
+    #[serde(rename = "OnDemandTimeout")]
+    on_demand_timeout: i64,
 }
 
 impl Default for Keys {
@@ -83,6 +95,8 @@ impl Default for Keys {
             gbp: false,
             learning: false,
             direct_routing: false,
+            on_demand: false,
+            on_demand_timeout: ON_DEMAND_TIMEOUT,
         }
     }
 }
@@ -99,6 +113,11 @@ impl Options {
     /// Decodes and checks `Backend`.
     pub(crate) fn parse(backend: &Value) -> Result<Self, NetConfError> {
         let keys: Keys = decode(backend)?;
+        if keys.on_demand && keys.direct_routing {
+            let problem = "is not for DirectRouting, which gives every peer a route: leave one of the two away";
+            return Err(NetConfError::fatal("Backend.OnDemand", problem.to_owned()));
+        }
+        let timeout = in_range("OnDemandTimeout", keys.on_demand_timeout, 1..=86_400)?;
         Ok(Self {
             vni: in_range("VNI", keys.vni, 0..=0xff_ffff)?,
             port: Some(in_range("Port", keys.port, 0..=65_535)?).filter(|port| *port != 0),
@@ -107,6 +126,7 @@ impl Options {
             gbp: keys.gbp,
             learning: keys.learning,
             direct_routing: keys.direct_routing,
+            on_demand: keys.on_demand.then_some(Duration::from_secs(timeout)),
         })
     }
 
@@ -176,6 +196,14 @@ pub fn tables(
             neighbours: BTreeMap::new(),
             fdb: BTreeMap::new(),
         };
+        if let Some(key) = whole_network(options, node, family) {
+            let hop = Hop {
+                via: family.unspecified(),
+                device: name.clone(),
+                onlink: false,
+            };
+            tables.routes.insert(key, hop);
+        }
         for (subnets, lease) in peers {
             let placed = Peer::of(family, subnets, lease).and_then(|peer| match peer {
                 Some(peer) => {
@@ -192,6 +220,16 @@ pub fn tables(
         tables.devices.insert(name, device);
     }
     (tables, skipped)
+}
+
+/// The one route of `OnDemand`, which raises a miss for every peer that has no route of its own yet.
+fn whole_network(options: &Options, node: &Node, family: Family) -> Option<RouteKey> {
+    options.on_demand?;
+    let network = *node.networks.get(family)?;
+    // A network of one node is its own, and has a route already.
+    let others = node.subnets.get(family) != Some(network);
+    // One route needs no metric of its own.
+    others.then(|| RouteKey::to(network).before())
 }
 
 fn link(
@@ -215,12 +253,14 @@ fn link(
             port: options.port.unwrap_or(kept),
             learning: options.learning,
             gbp: options.gbp,
-            l2miss: false,
-            l3miss: false,
+            l2miss: options.on_demand.is_some(),
+            // The neighbour table raises these; by itself the flag does so with `proxy` only.
+            l3miss: options.on_demand.is_some(),
         }),
         mac: Some(mac),
         mtu: options.inner_mtu(family, underlay),
         up: true,
+        asks: options.on_demand.map(|_| family),
     }
 }
 

@@ -155,6 +155,7 @@ pub(super) fn tables(options: &Options, node: &Node, underlay: &Underlay) -> Tab
                     mac: None,
                     mtu,
                     up: true,
+                    asks: None,
                 },
                 addresses: BTreeSet::new(),
                 neighbours: BTreeMap::new(),

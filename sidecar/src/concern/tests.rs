@@ -37,6 +37,7 @@ fn want() -> Tables {
         mac: Some(Mac([2, 0, 0, 0, 0, 1])),
         mtu: 1450,
         up: true,
+        asks: None,
     };
     let device = Device {
         link,

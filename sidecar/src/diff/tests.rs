@@ -22,6 +22,7 @@ fn link(port: u16, mtu: u32, mac: u8, up: bool) -> DeviceLink {
         mac: Some(Mac([2, 0, 0, 0, 0, mac])),
         mtu,
         up,
+        asks: None,
     }
 }
 
@@ -70,12 +71,18 @@ pub(crate) fn apply(plan: &Plan, tables: &mut Tables) {
                 routes.retain(|_, hop| hop.device != device);
             }
             Op::CreateDevice(name, link) => {
-                let link = DeviceLink { up: false, ..link };
+                let link = DeviceLink {
+                    up: false,
+                    asks: None,
+                    ..link
+                };
                 assert!(devices.insert(name, device(link)).is_none(), "name taken");
             }
             Op::SetMtu(name, mtu) => devices.get_mut(&name).unwrap().link.mtu = mtu,
             Op::SetMac(name, mac) => devices.get_mut(&name).unwrap().link.mac = Some(mac),
             Op::SetUp(name) => devices.get_mut(&name).unwrap().link.up = true,
+            Op::Ask(name, family) => devices.get_mut(&name).unwrap().link.asks = Some(family),
+            Op::Resolve(..) => {}
             Op::AddAddress(name, net) => {
                 devices.get_mut(&name).unwrap().addresses.insert(net);
             }
@@ -180,6 +187,8 @@ fn kind(op: &Op) -> &'static str {
         Op::SetMtu(..) => "mtu",
         Op::SetMac(..) => "mac",
         Op::SetUp(..) => "up",
+        Op::Ask(..) => "ask",
+        Op::Resolve(..) => "resolve",
         Op::AddAddress(..) => "address",
         Op::DeleteAddress(..) => "-address",
         Op::PutFdb(..) => "fdb",

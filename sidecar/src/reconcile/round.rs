@@ -40,6 +40,14 @@ impl Reconciler {
         } = self;
         wanted.decide_all(|table| decide(settings, &node, underlay, table, &facts));
         let networks: Vec<_> = node.networks.iter().map(|(_, net)| *net).collect();
+        if let Err(reason) = self.begin_demand(&facts, &networks) {
+            // Nobody would seem to be in use.
+            self.failures.update([("dump".to_owned(), reason)].into());
+            return (false, 0);
+        }
+        let Self {
+            wanted, settings, ..
+        } = self;
         let nothing = Tables::default();
         let want = wanted.tables().unwrap_or(&nothing);
         let mut plan = diff(want, &observe(&facts, want, &networks));
@@ -50,6 +58,7 @@ impl Reconciler {
             plan = without_departures(plan);
         }
         self.know(facts, &names);
+        self.see_to_ageing();
         let peers = self.told_of_skipped();
         faults.extend(self.make(&plan, monitor));
         faults.extend(self.tell_carrier(&node));

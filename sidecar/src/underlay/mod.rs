@@ -90,6 +90,7 @@ pub(crate) fn without_ours(facts: Facts) -> Facts {
         routes: routes.as_slice().to_vec(),
         neighbours: Vec::new(),
         fdb: Vec::new(),
+        asking: Vec::new(),
     }
 }
 

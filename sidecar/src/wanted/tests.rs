@@ -1,17 +1,20 @@
 use super::*;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kernel::Mac;
+use kernel::miss::Missing;
 use kernel::route::Route;
 
 use crate::backend::{Backend, Identity, vxlan};
+use crate::demand::{Allowance, Asked, Demand, Idle};
 use crate::desired::desired;
 use crate::diff::{Op, diff, tests::apply};
 use crate::family::{ByFamily, Family};
 use crate::lease::Lease;
 use crate::peers::Node;
-use crate::tables::{Facts, Remote, tests::plain_link};
+use crate::tables::{DeviceName, Facts, Remote, tests::plain_link};
 use crate::underlay::Underlay;
 
 const HISTORIES: u64 = 100_000;
@@ -90,9 +93,12 @@ struct World {
     store: BTreeMap<Box<str>, Record>,
     wanted: Wanted,
     kernel: Tables,
+    /// For how long nothing was sent to whom, if that is ever looked at.
+    idle: Idle,
     /// A round is due: something failed, or somebody meddled.
     due: bool,
     steps: u64,
+    answered: u64,
 }
 
 impl World {
@@ -106,7 +112,6 @@ impl World {
             ..Route::to("192.168.50.0/24".parse().unwrap())
         };
         Self {
-            backend,
             node: Node {
                 subnets: "10.5.20.0-24".parse().unwrap(),
                 lease: Lease::parse(own.as_bytes()).unwrap(),
@@ -129,10 +134,16 @@ impl World {
                 ..Facts::default()
             },
             store: BTreeMap::new(),
-            wanted: Wanted::default(),
+            wanted: match backend.on_demand() {
+                Some(_) => Wanted::on_demand(),
+                None => Wanted::default(),
+            },
+            idle: Idle::new(),
             kernel: Tables::default(),
             due: true,
             steps: 0,
+            answered: 0,
+            backend,
         }
     }
 
@@ -214,6 +225,37 @@ impl World {
         }
     }
 
+    /// Packets are sent to peers and to nobody, and those not in use are given up.
+    fn traffic(&mut self, dice: &mut Dice) {
+        let device: DeviceName = "flannel.1".into();
+        let mut asked = Asked::new();
+        for _ in 0..dice.roll(4) {
+            let missing = match dice.one_in(4) {
+                true => Missing::NodeOf(MACS[dice.roll(4)].parse().unwrap()),
+                false => Missing::MacOf([10, 5, 30 + dice.roll(5) as u8, 9].into()),
+            };
+            asked.insert((device.clone(), missing));
+        }
+        let allowed = Allowance {
+            answers: dice.roll(3),
+            refusals: dice.roll(3),
+        };
+        let answer = |demand: &mut Demand, all: &Tables| demand.answer(all, &asked, allowed);
+        let plan = self.wanted.change_demand(answer).plan;
+        self.answered += u64::from(!plan.is_empty());
+        apply(&plan, &mut self.kernel);
+        if dice.one_in(3) {
+            let of = |mac: &&str| (mac.parse().unwrap(), Duration::from_secs(1));
+            let idle = MACS[..dice.roll(4)].iter().map(of).collect();
+            self.idle = [(device, idle)].into();
+            let (idle, least) = (&self.idle, Duration::from_secs(1));
+            let plan = self
+                .wanted
+                .change_demand(|demand, all| demand.age(all, idle, least));
+            apply(&plan, &mut self.kernel);
+        }
+    }
+
     /// Somebody changes our tables, which is noticed.
     fn meddle(&mut self, dice: &mut Dice) {
         self.due = true;
@@ -236,16 +278,18 @@ fn name_of(event: &LeaseEvent) -> Option<&str> {
     }
 }
 
-/// Plays one history; how many steps it took.
-fn play(seed: u64) -> u64 {
+/// Plays one history; how many steps it took, and how often misses were answered.
+fn play(seed: u64) -> (u64, u64) {
     let mut dice = Dice(seed);
-    let mut world = World::new(match dice.roll(3) {
+    let mut world = World::new(match dice.roll(4) {
         0 => Backend::HostGw,
         n => Backend::Vxlan(vxlan::Options {
             direct_routing: n == 1,
+            on_demand: (n == 2).then_some(Duration::from_secs(1)),
             ..vxlan::Options::default()
         }),
     });
+    let on_demand = world.wanted.demand().is_some();
     for _ in 0..dice.roll(5) {
         world.happens(&mut dice);
     }
@@ -283,6 +327,10 @@ fn play(seed: u64) -> u64 {
         if dice.one_in(2) {
             world.turn(&mut dice, Some(6));
         }
+        // An answer needs what a round made.
+        if on_demand && !world.due && world.kernel.devices.len() == 1 {
+            world.traffic(&mut dice);
+        }
     }
     held.map(|event| world.wanted.fold(event));
     // Quiet, and nothing fails any more: a round or a step, what a step could not see to, and rest.
@@ -294,26 +342,39 @@ fn play(seed: u64) -> u64 {
     fresh.fold(world.snapshot());
     let want = world.decide(&fresh);
     assert_eq!(world.wanted.table(), &fresh, "seed {seed}: leases");
-    assert_eq!(world.kernel, want.tables, "seed {seed}: tables");
+    match world.wanted.demand() {
+        None => assert_eq!(world.kernel, want.tables, "seed {seed}: tables"),
+        Some(demand) => {
+            let mut fresh = Demand::default();
+            fresh.begin(&want.tables, &world.kernel, &Idle::new(), Duration::MAX);
+            assert_eq!(fresh.tables(), &world.kernel, "seed {seed}: tables in use");
+            assert_eq!(demand.count(), fresh.count(), "seed {seed}: in use");
+        }
+    }
     assert_eq!(world.wanted.decided(), Some(&want), "seed {seed}: decided");
-    world.steps
+    (world.steps, world.answered)
 }
 
 #[test]
 fn any_history_that_ends_in_the_same_leases_ends_in_the_same_tables() {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let steps = AtomicU64::new(0);
+    let (steps, answered) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for thread in 0..threads {
-            let steps = &steps;
+            let (steps, answered) = (&steps, &answered);
             scope.spawn(move || {
                 let seeds = (0..HISTORIES).filter(|seed| seed % threads == thread);
-                steps.fetch_add(seeds.map(play).sum(), Ordering::Relaxed);
+                for seed in seeds {
+                    let (stepped, asked) = play(seed);
+                    steps.fetch_add(stepped, Ordering::Relaxed);
+                    answered.fetch_add(asked, Ordering::Relaxed);
+                }
             });
         }
     });
-    // Otherwise this says nothing about steps.
-    let steps = steps.into_inner();
+    // Otherwise this says nothing about steps, and about peers in use.
+    let (steps, answered) = (steps.into_inner(), answered.into_inner());
+    assert!(answered > HISTORIES / 4, "{answered} answers");
     assert!(steps > HISTORIES / 4, "{steps} steps");
 }
 

@@ -17,6 +17,7 @@ fn options_have_flannels_names_and_defaults() {
         gbp: true,
         learning: true,
         direct_routing: true,
+        on_demand: None,
     };
     assert_eq!(options(all), Ok(want));
     assert_eq!(
@@ -35,10 +36,69 @@ fn a_wrong_option_is_fatal_and_named() {
         (json!({"MTU": 1.5}), "Backend.MTU"),
         (json!({"GBP": "yes"}), "Backend.GBP"),
         (json!({"DirectRouting": 1}), "Backend.DirectRouting"),
+        (json!({"OnDemand": "true"}), "Backend.OnDemand"),
+        (
+            json!({"OnDemand": true, "DirectRouting": true}),
+            "Backend.OnDemand",
+        ),
+        (
+            json!({"OnDemand": true, "OnDemandTimeout": 0}),
+            "Backend.OnDemandTimeout",
+        ),
+        (
+            json!({"OnDemandTimeout": 86_401}),
+            "Backend.OnDemandTimeout",
+        ),
     ] {
         let error = options(json).unwrap_err();
         assert!(error.fatal);
         assert_eq!(error.field, field, "{error}");
+    }
+}
+
+#[test]
+fn on_demand_has_a_timeout() {
+    let timeout = |json: Value| options(json).map(|options| options.on_demand);
+    assert_eq!(
+        timeout(json!({"OnDemand": false, "OnDemandTimeout": 9})),
+        Ok(None)
+    );
+    let seconds = |n| Ok(Some(Duration::from_secs(n)));
+    assert_eq!(timeout(json!({"ondemand": true})), seconds(300));
+    let given = json!({"OnDemand": true, "OnDemandTimeout": 9});
+    assert_eq!(timeout(given), seconds(9));
+}
+
+#[test]
+fn on_demand_the_device_asks_and_the_whole_network_leads_to_it() {
+    let networks = [
+        (Family::V4, "10.5.0.0/16".parse().unwrap()),
+        (Family::V6, "fd00:5::/48".parse().unwrap()),
+    ];
+    let node = Node {
+        subnets: "10.5.20.0-24&fd00:5:0:20::-64".parse().unwrap(),
+        lease: Lease::default(),
+        networks: networks.into_iter().collect(),
+    };
+    let macs = Family::ALL.map(|family| (family, Mac([2, 0, 0, 0, 0, 1])));
+    let macs = macs.into_iter().collect();
+    let options = options(json!({"OnDemand": true})).unwrap();
+    let (facts, underlay) = (Facts::default(), underlay(1500));
+    let (tables, _) = tables(&options, &node, &macs, &underlay, &[], &facts);
+    let routes = tables.routes.iter();
+    let routes: Vec<String> = routes
+        .map(|(key, hop)| format!("{} {} {}", key.destination, hop.device, key.metric))
+        .collect();
+    assert_eq!(
+        routes,
+        ["10.5.0.0/16 flannel.1 0", "fd00:5::/48 flannel-v6.1 1024"]
+    );
+    for (family, device) in Family::ALL.iter().zip(tables.devices.values().rev()) {
+        assert_eq!(device.link.asks, Some(*family));
+        let Kind::Vxlan(vxlan) = &device.link.kind else {
+            panic!("a VXLAN device")
+        };
+        assert!(vxlan.l2miss && vxlan.l3miss);
     }
 }
 
