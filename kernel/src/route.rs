@@ -67,6 +67,10 @@ impl Route {
 
 /// `ip route show table all`, unicast routes with one next hop, of one family. Multipath routes
 /// come with no gateway and no device.
+///
+/// The kernel does not say when IPv4 routes went while they were dumped (`inet_dump_fib` knows no
+/// `NLM_F_DUMP_INTR`): a part of them may be missing from a dump in which a device goes. Who keeps
+/// to what a dump said listens to notifications from before it, as the daemon does.
 pub fn dump(socket: &mut Socket, v6: bool) -> Result<Vec<Route>> {
     let mut all = RouteMessage::default();
     all.header.address_family = if v6 {

@@ -410,7 +410,7 @@ impl Raw {
         let mut interrupted = false;
         let mut finished = false;
         while !finished {
-            self.receive(|answer| {
+            let received = self.receive(|answer| {
                 if answer.sequence != sequence {
                     return Ok(());
                 }
@@ -433,7 +433,13 @@ impl Raw {
                         Ok(())
                     }
                 }
-            })?;
+            });
+            match received {
+                // The kernel had no memory for the next part. It goes on with the next read, and
+                // refuses another dump before this one's end (EBUSY).
+                Err(Failure::Io(error)) if is_overrun(&error) => interrupted = true,
+                received => received?,
+            }
         }
         Ok((!interrupted).then_some(objects))
     }
@@ -466,8 +472,17 @@ impl Raw {
             result = result.and(take(answer));
             rest = behind;
         }
-        result
+        match rest {
+            [] => result,
+            _ => result.and(Err(Failure::Decode(
+                "a read ended within a message".to_owned(),
+            ))),
+        }
     }
+}
+
+fn is_overrun(error: &std::io::Error) -> bool {
+    error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOBUFS)
 }
 
 /// The messages of one read.

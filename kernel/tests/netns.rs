@@ -33,8 +33,9 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A device to route over: one end of a veth pair whose other end is in another namespace.
-fn underlay(socket: &mut Socket) -> u32 {
+/// A device to route over: one end of a veth pair whose other end is in another namespace, which
+/// is handed over with its number: both ends go with it, and the routes with them.
+fn underlay(socket: &mut Socket) -> (u32, Netns) {
     let home = Netns::current().unwrap();
     let other = other_namespace();
     let pair = Veth {
@@ -53,7 +54,7 @@ fn underlay(socket: &mut Socket) -> u32 {
     let index = link::by_name(socket, "eth0").unwrap().unwrap().ifindex;
     let address = address::add(index, net("192.168.50.1/24"));
     socket.apply_all(&[address]).unwrap();
-    index
+    (index, other)
 }
 
 fn other_namespace() -> Netns {
@@ -83,7 +84,7 @@ fn vxlan(underlay: u32) -> Vxlan {
 fn a_vxlan_device_is_what_iproute2_says_flannels_is() {
     in_a_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        let underlay = underlay(&mut socket);
+        let (underlay, _far) = underlay(&mut socket);
         let wanted = vxlan(underlay);
         let mac = Mac([0x0a, 0x58, 0x0a, 0xf4, 1, 2]);
         let create = wanted.create("flannel.1", mac, 1450);
@@ -108,7 +109,7 @@ fn a_vxlan_device_is_what_iproute2_says_flannels_is() {
 fn a_peers_three_entries_go_in_and_out_and_twice_is_once() {
     in_a_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        let underlay = underlay(&mut socket);
+        let (underlay, _far) = underlay(&mut socket);
         let mac = Mac([0x0a, 0x58, 0x0a, 0xf4, 1, 2]);
         let device = vxlan(underlay).create("flannel.1", mac, 1450);
         let up = link::change("flannel.1").up().request();
@@ -189,7 +190,7 @@ fn a_peers_three_entries_go_in_and_out_and_twice_is_once() {
 fn one_failure_in_a_batch_is_that_requests_alone_and_says_what_and_why() {
     in_a_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        let index = underlay(&mut socket);
+        let (index, _far) = underlay(&mut socket);
         let good = |n: u8| Route {
             ifindex: Some(index),
             ..Route::to(net(&format!("10.244.{n}.0/24")))
@@ -223,7 +224,7 @@ fn one_failure_in_a_batch_is_that_requests_alone_and_says_what_and_why() {
 fn three_thousand_requests_are_all_answered() {
     in_a_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        let index = underlay(&mut socket);
+        let (index, _far) = underlay(&mut socket);
         socket
             .apply_all(&[link::change("eth0").up().request()])
             .unwrap();
@@ -423,7 +424,7 @@ fn a_path_that_is_no_namespace_is_told_from_one_that_is_gone() {
 fn the_route_towards_an_address_names_the_device_and_the_gateway() {
     in_a_namespace(|| {
         let mut socket = Socket::open().unwrap();
-        let underlay = underlay(&mut socket);
+        let (underlay, _far) = underlay(&mut socket);
         let to = |socket: &mut Socket, text: &str| {
             let route = route::towards(socket, ip(text)).unwrap();
             route.map(|route| (route.ifindex, route.gateway))
