@@ -15,6 +15,7 @@
 #![cfg(feature = "harness")]
 
 pub mod bench;
+pub mod card;
 pub mod certificates;
 pub mod cluster;
 pub mod containerd;

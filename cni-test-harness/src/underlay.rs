@@ -98,7 +98,7 @@ impl Underlay {
         ensure!(self.attached < 200, "an underlay takes 200 nodes");
         self.attached += 1;
         let place = Place::new(self.shape, self.attached);
-        let port = format!("node{}", place.number);
+        let port = self.port(&place);
         // Made in place: moving a link between namespaces costs milliseconds of RCU waiting.
         let mut middle = format!(
             "link add {port} type veth peer {IFNAME} netns {}\n",
@@ -132,9 +132,13 @@ impl Underlay {
     /// Takes the node's cable out (`up` false) or puts it back.
     pub fn set_cable(&self, place: &Place, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };
-        self.middle
-            .ip(&["link", "set", &format!("node{}", place.number), state])?;
+        self.middle.ip(&["link", "set", &self.port(place), state])?;
         Ok(())
+    }
+
+    /// The name of the switch's or router's end of a node's cable.
+    pub fn port(&self, place: &Place) -> String {
+        format!("node{}", place.number)
     }
 
     /// The namespace of the switch or router.

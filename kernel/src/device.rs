@@ -103,17 +103,23 @@ fn ask_driver(socket: &Socket, name: &str) -> nix::Result<String> {
     const DRIVER: std::ops::Range<usize> = 4..36;
     let mut info = [0_u8; 196];
     info[..4].copy_from_slice(&ETHTOOL_GDRVINFO.to_ne_bytes());
-    let mut request = request(name)?;
-    request.ifr_ifru.ifru_data = info.as_mut_ptr().cast();
-    // SAFETY: this one fills the structure that the request points to, which outlives it.
-    match unsafe { ioctl::ethtool(socket.fd().as_raw_fd(), &raw mut request) } {
-        Ok(_) => {
+    match ethtool(socket, name, &mut info) {
+        Ok(()) => {
             let name = info[DRIVER].split(|byte| *byte == 0).next();
             Ok(String::from_utf8_lossy(name.unwrap_or_default()).into_owned())
         }
         Err(Errno::EOPNOTSUPP) => Ok(String::new()),
         Err(errno) => Err(errno),
     }
+}
+
+/// What `ethtool` asks of a device. `order` begins with the command, has the size that belongs to
+/// it, and is where the kernel answers.
+pub(crate) fn ethtool(socket: &Socket, name: &str, order: &mut [u8]) -> nix::Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_data = order.as_mut_ptr().cast();
+    // SAFETY: this one reads and fills the structure that the request points to, which outlives it.
+    unsafe { ioctl::ethtool(socket.fd().as_raw_fd(), &raw mut request) }.map(drop)
 }
 
 type Ask = unsafe fn(c_int, *mut ifreq) -> nix::Result<c_int>;
@@ -137,7 +143,7 @@ fn request(name: &str) -> nix::Result<ifreq> {
     Ok(request)
 }
 
-fn unless_missing<T>(name: &str, answer: nix::Result<T>) -> Result<Option<T>> {
+pub(crate) fn unless_missing<T>(name: &str, answer: nix::Result<T>) -> Result<Option<T>> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(Errno::ENODEV) => Ok(None),

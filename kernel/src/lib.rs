@@ -38,6 +38,7 @@ pub mod monitor;
 pub mod neighbour;
 pub mod netns;
 pub mod nft;
+pub mod offload;
 pub mod route;
 pub mod socket;
 pub mod solicit;

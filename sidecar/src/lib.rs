@@ -15,7 +15,7 @@
 //! With vxlan on demand only the peers in use are in the kernel's tables (`demand`).
 //!
 //! Beside the loop: `keeper` renews this node's lease, `health` answers probes, `persist` remembers
-//! what must survive a reboot. `subnet` decides which subnet to take, `net_conf` and `flags` read
+//! what must survive a reboot, `offload` finds out whether checksums may be left to the hardware. `subnet` decides which subnet to take, `net_conf` and `flags` read
 //! what people write, `masquerade` says which nftables rules there are, `sweep` deletes the pods'
 //! interfaces that DEL has left to us, and `subnet_env` is the file in which the CNI plugin finds all
 //! of it, which is there as long as `subnet_file` says.
@@ -42,6 +42,7 @@ pub mod lease_table;
 pub mod masquerade;
 mod moving;
 pub mod net_conf;
+mod offload;
 pub mod peers;
 pub mod persist;
 mod prepare;

@@ -34,6 +34,7 @@ use crate::lease::Lease;
 use crate::lease_table::LeaseTable;
 use crate::masquerade::{Masquerade, Rules};
 use crate::net_conf::NetConf;
+use crate::offload::Offload;
 use crate::peers::{self, Node};
 use crate::standing::Decided;
 use crate::store::LeaseEvent;
@@ -100,6 +101,7 @@ pub(crate) struct Reconciler {
     /// What the store said about our own lease when the keeper was last asked to look.
     own_entry: Option<Lease>,
     carrier: Carrier,
+    offload: Offload,
     skipped: Troubles,
     failures: Troubles,
     /// Chains of others that drop what we accept.
@@ -128,6 +130,7 @@ impl Reconciler {
         Self {
             own_entry: Some(lease.clone()),
             carrier: Carrier::of(&settings.net_conf.backend, &settings.identity),
+            offload: Offload::default(),
             settings,
             kernel,
             underlay,
@@ -269,6 +272,7 @@ impl Reconciler {
         debug!(changes = plan.len(), "step");
         let mut failures = self.make(&plan, monitor);
         failures.extend(self.tell_carrier(&node));
+        self.look_at_offload();
         let peers = self.told_of_skipped();
         match failures.is_empty() {
             true if self.in_sync.is_some() => self.tell_in_sync(peers),
@@ -278,6 +282,12 @@ impl Reconciler {
                 self.out_of_sync();
                 self.due.round = self.due.round.min(Instant::now() + self.retry);
             }
+        }
+    }
+
+    fn look_at_offload(&mut self) {
+        if let Some(want) = self.wanted.tables() {
+            self.offload.follow(want, &self.devices);
         }
     }
 

@@ -62,6 +62,7 @@ impl Reconciler {
         let peers = self.told_of_skipped();
         faults.extend(self.make(&plan, monitor));
         faults.extend(self.tell_carrier(&node));
+        self.look_at_offload();
         for device in &names {
             if let Err(error) = apply::refuse_router_advertisements(device) {
                 debug!(%device, %error, "refuse router advertisements");
