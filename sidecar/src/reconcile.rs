@@ -12,6 +12,7 @@ mod demand;
 mod round;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kernel::monitor::Monitor;
@@ -73,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) wish: Wish,
     /// Where the CNI plugin reads all of it.
     pub(crate) subnet_file: SubnetFile,
+    /// Where to keep what must survive a reboot.
+    pub(crate) state_dir: PathBuf,
     /// How to masquerade, if at all.
     pub(crate) masquerade: Option<Masquerade>,
     /// Whether to accept forwarded traffic.
@@ -129,7 +132,11 @@ impl Reconciler {
         let on_demand = settings.net_conf.backend.on_demand().is_some();
         Self {
             own_entry: Some(lease.clone()),
-            carrier: Carrier::of(&settings.net_conf.backend, &settings.identity),
+            carrier: Carrier::of(
+                &settings.net_conf.backend,
+                &settings.identity,
+                &settings.state_dir,
+            ),
             offload: Offload::default(),
             settings,
             kernel,

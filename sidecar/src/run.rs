@@ -211,6 +211,7 @@ async fn supervise(
         subnets: held.subnets,
         wish: start.wish,
         subnet_file: start.subnet_file.clone(),
+        state_dir: flags.state_dir.clone(),
         masquerade: flags.ip_masq.then_some(match flags.fully_random_disable {
             true => Masquerade::KernelsChoice,
             false => Masquerade::FullyRandom,

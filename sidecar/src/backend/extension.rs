@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::options::decode;
 use crate::family::{ByFamily, Family};
@@ -173,7 +173,34 @@ pub(crate) fn told(peers: &[(&Subnets, &Lease)]) -> (BTreeMap<Subnets, Told>, Sk
     (all, skipped)
 }
 
+/// What a program is told of a peer in one family: its subnet and its address.
+const NAMES: [(Family, &str, &str); 2] = [
+    (Family::V4, "SUBNET", "PUBLIC_IP"),
+    (Family::V6, "IPV6SUBNET", "PUBLIC_IPV6"),
+];
+
 impl Told {
+    /// As it is kept on disk.
+    pub(crate) fn render(&self) -> String {
+        json!({"environment": self.environment, "data": self.data}).to_string()
+    }
+
+    /// Reads what [`Told::render`] wrote.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Kept {
+            environment: BTreeMap<String, String>,
+            data: String,
+        }
+        let kept: Kept = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let names = NAMES.into_iter().flat_map(|(_, subnet, ip)| [subnet, ip]);
+        let known = names.filter_map(|name| Some((name, kept.environment.get(name)?.clone())));
+        Ok(Self {
+            environment: known.collect(),
+            data: kept.data,
+        })
+    }
+
     fn of(subnets: &Subnets, lease: &Lease) -> Result<Self, String> {
         let data = lease.backend_data.get(Family::V4);
         let data: String = match data {
@@ -181,12 +208,8 @@ impl Told {
             Some(text) => serde_json::from_str(text)
                 .map_err(|_| format!("its value: field BackendData: {text} is not a string"))?,
         };
-        let names = [
-            (Family::V4, "SUBNET", "PUBLIC_IP"),
-            (Family::V6, "IPV6SUBNET", "PUBLIC_IPV6"),
-        ];
         let mut environment = Environment::new();
-        for (family, subnet, public_ip) in names {
+        for (family, subnet, public_ip) in NAMES {
             if let Some(net) = subnets.get(family) {
                 environment.insert(subnet, net.to_string());
             }
@@ -224,7 +247,6 @@ pub(crate) fn steps(want: &BTreeMap<Subnets, Told>, known: &BTreeMap<Subnets, To
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn words(value: Value) -> Option<Vec<String>> {
         let command = CommandLine::parse("SubnetAddCommand", &value).unwrap()?;

@@ -1,5 +1,7 @@
 //! The extension backend's programs: each runs with a deadline, in a task of its own beside the
-//! loop. A peer that a program could not take is told again, later and later.
+//! loop. A peer that a program could not take is told again, later and later. After a start every
+//! peer is told of, for a reboot may have taken what was made for it, and those who left meanwhile
+//! are taken back ([`super::memory`]).
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -14,6 +16,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use super::memory::Memory;
 use crate::backend::extension::{CommandLine, Environment, Options, Step, Told, steps, told};
 use crate::lease::Lease;
 use crate::peers::Skipped;
@@ -30,18 +33,19 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// The task that tells the programs of peers; ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Programs {
-    wanted: watch::Sender<BTreeMap<Subnets, Told>>,
+    /// None until the peers are known for the first time.
+    wanted: watch::Sender<Option<BTreeMap<Subnets, Told>>>,
     task: AbortHandle,
     skipped: Troubles,
 }
 
 impl Programs {
     /// Must run on a tokio `LocalSet`.
-    pub(super) fn start(options: Options) -> Self {
-        let (wanted, peers) = watch::channel(BTreeMap::new());
+    pub(super) fn start(options: Options, memory: Memory) -> Self {
+        let (wanted, peers) = watch::channel(None);
         Self {
             wanted,
-            task: spawn_local(follow(options, peers)).abort_handle(),
+            task: spawn_local(follow(options, memory, peers)).abort_handle(),
             skipped: Troubles::new("lease skipped"),
         }
     }
@@ -50,6 +54,7 @@ impl Programs {
         let (want, skipped): (_, Skipped) = told(peers);
         self.skipped.update(skipped);
         self.wanted.send_if_modified(|present| {
+            let want = Some(want);
             let changed = *present != want;
             *present = want;
             changed
@@ -63,16 +68,38 @@ impl Drop for Programs {
     }
 }
 
-async fn follow(options: Options, mut peers: watch::Receiver<BTreeMap<Subnets, Told>>) {
-    let mut known = BTreeMap::new();
+async fn follow(
+    options: Options,
+    memory: Memory,
+    mut peers: watch::Receiver<Option<BTreeMap<Subnets, Told>>>,
+) {
+    let Ok(first) = peers
+        .wait_for(Option::is_some)
+        .await
+        .map(|first| first.clone())
+    else {
+        return;
+    };
+    let mut known = memory.recall();
+    known.retain(|subnets, _| {
+        first
+            .as_ref()
+            .is_some_and(|first| !first.contains_key(subnets))
+    });
     let mut failures = Troubles::new("the extension's program failed for a peer");
     let (mut wait, longest) = RETRY;
     loop {
-        let want = peers.borrow_and_update().clone();
+        let want = peers.borrow_and_update().clone().unwrap_or_default();
         let steps = stream::iter(steps(&want, &known));
-        let options = &options;
+        let (options, memory) = (&options, &memory);
         let told = steps.map(|step| async move {
+            if let Step::Add(subnets, told) = &step {
+                memory.keep(subnets, told);
+            }
             let outcome = tell(options, &step).await;
+            if let (Step::Remove(subnets, _), Ok(())) = (&step, &outcome) {
+                memory.forget(subnets);
+            }
             (step, outcome)
         });
         let told: Vec<_> = told.buffer_unordered(AT_ONCE).collect().await;

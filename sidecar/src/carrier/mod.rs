@@ -5,9 +5,13 @@
 //! Which peers there are is decided elsewhere (`peers`, `backend`); this does the deeds.
 
 pub(crate) mod extension;
+mod memory;
 mod udp;
 mod wireguard;
 
+use std::path::Path;
+
+use self::memory::Memory;
 use crate::apply::Kernel;
 use crate::backend::{Backend, Identity};
 use crate::lease::Lease;
@@ -30,8 +34,9 @@ pub(crate) enum Carrier {
 }
 
 impl Carrier {
-    /// The carrier of a backend. Must run on a tokio `LocalSet`.
-    pub(crate) fn of(backend: &Backend, identity: &Identity) -> Self {
+    /// The carrier of a backend; what it must remember is below `state_dir`. Must run on a tokio
+    /// `LocalSet`.
+    pub(crate) fn of(backend: &Backend, identity: &Identity, state_dir: &Path) -> Self {
         match backend {
             Backend::Udp(options) => Self::Udp(udp::Tunnel::new(*options)),
             Backend::Wireguard(options) => match identity.key.clone() {
@@ -39,7 +44,8 @@ impl Carrier {
                 None => Self::Kernel,
             },
             Backend::Extension(options) => {
-                Self::Extension(extension::Programs::start(options.clone()))
+                let memory = Memory::below(state_dir);
+                Self::Extension(extension::Programs::start(options.clone(), memory))
             }
             Backend::Vxlan(_) | Backend::Ipip(_) | Backend::HostGw | Backend::Alloc => Self::Kernel,
         }
