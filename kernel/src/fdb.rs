@@ -10,10 +10,12 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use nix::libc;
 
+use crate::attribute;
 use crate::error::Result;
 use crate::mac::Mac;
-use crate::neighbour::{address_of, to_attribute};
+use crate::neighbour::{Head, to_attribute};
 use crate::socket::{Request, Socket};
 
 /// What the kernel counts time in for user space (`USER_HZ` is 100 everywhere), in milliseconds.
@@ -38,10 +40,7 @@ pub fn dump(socket: &mut Socket, ifindex: Option<u32>) -> Result<Vec<FdbEntry>> 
     let mut all = NeighbourMessage::default();
     all.header.family = AddressFamily::Bridge;
     all.header.ifindex = ifindex.unwrap_or(0);
-    socket.dump(RouteNetlinkMessage::GetNeighbour(all), |message| {
-        let RouteNetlinkMessage::NewNeighbour(message) = message else {
-            return None;
-        };
+    socket.dump_bytes(RouteNetlinkMessage::GetNeighbour(all), |message| {
         parse(message).filter(|entry| ifindex.is_none_or(|i| i == entry.ifindex))
     })
 }
@@ -102,23 +101,25 @@ fn message(ifindex: u32, mac: Mac) -> NeighbourMessage {
     entry
 }
 
-pub(crate) fn parse(message: NeighbourMessage) -> Option<FdbEntry> {
-    if !message.header.flags.contains(NeighbourFlags::Own) {
+/// Reads the bytes of a message about a forwarding entry.
+pub(crate) fn parse(message: &[u8]) -> Option<FdbEntry> {
+    let (head, attributes) = Head::of(message)?;
+    if head.flags & libc::NTF_SELF == 0 {
         return None;
     }
     let (mut mac, mut destination) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::from_slice(bytes),
-            NeighbourAttribute::Destination(address) => destination = address_of(address),
+    for (kind, value) in attribute::all(attributes) {
+        match kind {
+            libc::NDA_LLADDR => mac = Mac::from_slice(value),
+            libc::NDA_DST => destination = attribute::ip(value),
             _ => {}
         }
     }
     Some(FdbEntry {
-        ifindex: message.header.ifindex,
+        ifindex: head.ifindex,
         mac: mac?,
         destination,
         // `bridge fdb add` sets NOARP beside it.
-        permanent: u16::from(message.header.state) & u16::from(NeighbourState::Permanent) != 0,
+        permanent: head.state & libc::NUD_PERMANENT != 0,
     })
 }

@@ -7,19 +7,17 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use netlink_packet_route::neighbour::NeighbourMessage;
-use netlink_packet_route::route::RouteMessage;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as M};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::attribute::find;
+use crate::attribute::{find, number};
 use crate::error::{Error, Result};
 use crate::fdb::{self, FdbEntry};
-use crate::neighbour::{self, Neighbour};
+use crate::neighbour::{self, Head, Neighbour};
 use crate::route::{self, Route};
 use crate::socket::{self, Answer, HEADER, Only};
 use crate::{Socket, nft};
@@ -45,7 +43,11 @@ const LINK_HEADER: usize = 16;
 const IFLA_IFNAME: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 /// The kernel asks user space, which changes nothing ([`crate::miss`]).
 pub(crate) const RTM_GETNEIGH: u16 = 30;
@@ -256,27 +258,26 @@ fn routing_change(message: &Answer<'_>, own: u32) -> Option<Change> {
     if message.port == own && (RTM_NEWROUTE..=RTM_DELNEIGH).contains(&message.kind) {
         return None;
     }
-    if [RTM_NEWLINK, RTM_DELLINK].contains(&message.kind) {
-        return link_change(message.bytes);
-    }
-    // What cannot be decoded is newer than our crates, so not ours.
-    match socket::decode(message.bytes).ok()? {
-        M::NewAddress(address) | M::DelAddress(address) => {
-            Some(Change::Address(address.header.index))
+    let body = &message.bytes[HEADER..];
+    match message.kind {
+        RTM_NEWLINK | RTM_DELLINK => link_change(body),
+        RTM_NEWADDR | RTM_DELADDR => {
+            // `struct ifaddrmsg`: family, prefix length, flags, scope, the device's number.
+            Some(Change::Address(number(body.get(4..8)?)?))
         }
-        M::NewRoute(route) => route_change(route, false),
-        M::DelRoute(route) => route_change(route, true),
-        M::NewNeighbour(entry) => neighbour_change(entry, false),
-        M::DelNeighbour(entry) => neighbour_change(entry, true),
+        RTM_NEWROUTE => route_change(body, false),
+        RTM_DELROUTE => route_change(body, true),
+        RTM_NEWNEIGH => neighbour_change(body, false),
+        RTM_DELNEIGH => neighbour_change(body, true),
         _ => None,
     }
 }
 
 /// Of a link's hundred attributes only the name counts here: the rest is not decoded.
 fn link_change(message: &[u8]) -> Option<Change> {
-    let header = message.get(HEADER..HEADER + LINK_HEADER)?;
-    let ifindex = u32::from_ne_bytes(header[4..8].try_into().ok()?);
-    let name = find(&message[HEADER + LINK_HEADER..], IFLA_IFNAME).unwrap_or_default();
+    let (header, attributes) = message.split_at_checked(LINK_HEADER)?;
+    let ifindex = number(&header[4..8])?;
+    let name = find(attributes, IFLA_IFNAME).unwrap_or_default();
     let name = name.strip_suffix(&[0]).unwrap_or(name);
     Some(Change::Link {
         ifindex,
@@ -284,16 +285,17 @@ fn link_change(message: &[u8]) -> Option<Change> {
     })
 }
 
-fn route_change(message: RouteMessage, gone: bool) -> Option<Change> {
-    (!route::is_cloned(&message)).then(|| Change::Route {
+fn route_change(message: &[u8], gone: bool) -> Option<Change> {
+    (!route::is_cloned(message)).then(|| Change::Route {
         gone,
         route: route::parse(message),
     })
 }
 
-fn neighbour_change(message: NeighbourMessage, gone: bool) -> Option<Change> {
-    match message.header.family {
-        AddressFamily::Bridge => fdb::parse(message).map(|entry| Change::Fdb { gone, entry }),
+fn neighbour_change(message: &[u8], gone: bool) -> Option<Change> {
+    let (head, _) = Head::of(message)?;
+    match i32::from(head.family) {
+        libc::AF_BRIDGE => fdb::parse(message).map(|entry| Change::Fdb { gone, entry }),
         _ => neighbour::parse(message).map(|entry| Change::Neighbour { gone, entry }),
     }
 }

@@ -9,7 +9,9 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::RouteType;
 use nix::errno::Errno;
+use nix::libc;
 
+use crate::attribute;
 use crate::error::Result;
 use crate::mac::Mac;
 use crate::socket::{Request, Socket};
@@ -30,13 +32,7 @@ pub struct Neighbour {
 /// `ip neigh show`, both families, without what the kernel keeps for multicast (NOARP).
 pub fn dump(socket: &mut Socket) -> Result<Vec<Neighbour>> {
     let all = NeighbourMessage::default();
-    socket.dump(
-        RouteNetlinkMessage::GetNeighbour(all),
-        |message| match message {
-            RouteNetlinkMessage::NewNeighbour(message) => parse(message),
-            _ => None,
-        },
-    )
+    socket.dump_bytes(RouteNetlinkMessage::GetNeighbour(all), parse)
 }
 
 /// `ip neigh replace IP lladdr MAC dev DEV nud permanent`. Idempotent.
@@ -82,23 +78,49 @@ fn message(ifindex: u32, ip: IpAddr) -> NeighbourMessage {
     entry
 }
 
-pub(crate) fn parse(message: NeighbourMessage) -> Option<Neighbour> {
-    if message.header.state == NeighbourState::Noarp {
+/// The head of a message about a neighbour or a forwarding entry (`struct ndmsg`,
+/// linux/neighbour.h).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) family: u8,
+    pub(crate) ifindex: u32,
+    pub(crate) state: u16,
+    pub(crate) flags: u8,
+}
+
+impl Head {
+    /// With the attributes behind it.
+    pub(crate) fn of(message: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, attributes) = message.split_at_checked(12)?;
+        let head = Self {
+            family: head[0],
+            ifindex: attribute::number(&head[4..8])?,
+            state: u16::from_ne_bytes([head[8], head[9]]),
+            flags: head[10],
+        };
+        Some((head, attributes))
+    }
+}
+
+/// Reads the bytes of a neighbour message.
+pub(crate) fn parse(message: &[u8]) -> Option<Neighbour> {
+    let (head, attributes) = Head::of(message)?;
+    if head.state == libc::NUD_NOARP {
         return None;
     }
     let (mut ip, mut mac) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(address) => ip = address_of(address),
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::from_slice(bytes),
+    for (kind, value) in attribute::all(attributes) {
+        match kind {
+            libc::NDA_DST => ip = attribute::ip(value),
+            libc::NDA_LLADDR => mac = Mac::from_slice(value),
             _ => {}
         }
     }
     Some(Neighbour {
-        ifindex: message.header.ifindex,
+        ifindex: head.ifindex,
         ip: ip?,
         mac,
-        permanent: message.header.state == NeighbourState::Permanent,
+        permanent: head.state == libc::NUD_PERMANENT,
     })
 }
 
@@ -113,11 +135,8 @@ pub(crate) fn address_of(address: &NeighbourAddress) -> Option<IpAddr> {
     match address {
         NeighbourAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
         NeighbourAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
-        // A forwarding entry's family is the bridge's: only the length tells the address's.
-        NeighbourAddress::Other(bytes) => <[u8; 4]>::try_from(bytes.as_slice())
-            .map(IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from))
-            .ok(),
+        // A forwarding entry's family is the bridge's.
+        NeighbourAddress::Other(bytes) => attribute::ip(bytes),
         _ => None,
     }
 }

@@ -3,16 +3,24 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use nix::libc;
 
+use crate::attribute;
 use crate::error::Result;
 use crate::socket::{Request, Socket};
+
+/// The size of `struct rtmsg`, in bytes.
+const MESSAGE: usize = 12;
+/// Kinds within `RTA_METRICS`.
+const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;
 
 /// The main table (`RT_TABLE_MAIN`).
 pub const TABLE_MAIN: u32 = 254;
@@ -78,13 +86,9 @@ pub fn dump(socket: &mut Socket, v6: bool) -> Result<Vec<Route>> {
     } else {
         AddressFamily::Inet
     };
-    socket.dump(
-        RouteNetlinkMessage::GetRoute(all),
-        |message| match message {
-            RouteNetlinkMessage::NewRoute(message) if !is_cloned(&message) => parse(message),
-            _ => None,
-        },
-    )
+    socket.dump_bytes(RouteNetlinkMessage::GetRoute(all), |message| {
+        parse(message).filter(|_| !is_cloned(message))
+    })
 }
 
 /// `ip route get IP`: the route a packet would take. None if there is none.
@@ -100,7 +104,11 @@ pub fn towards(socket: &mut Socket, ip: IpAddr) -> Result<Option<Route>> {
         answer => answer?,
     };
     Ok(match answer {
-        Some(RouteNetlinkMessage::NewRoute(message)) => parse(message),
+        Some(RouteNetlinkMessage::NewRoute(message)) => {
+            let mut bytes = vec![0; message.buffer_len()];
+            message.emit(&mut bytes);
+            parse(&bytes)
+        }
         _ => None,
     })
 }
@@ -188,39 +196,49 @@ fn message(route: &Route) -> RouteMessage {
     out
 }
 
-/// An entry of the cache rather than of a table. The answer to [`towards`] is marked so as well.
-pub(crate) fn is_cloned(message: &RouteMessage) -> bool {
-    message.header.flags.contains(RouteFlags::Cloned)
+/// An entry of the cache rather than of a table (`RTM_F_CLONED`). The answer to [`towards`] is
+/// marked so as well.
+pub(crate) fn is_cloned(message: &[u8]) -> bool {
+    flags(message).is_some_and(|flags| flags & RouteFlags::Cloned.bits() != 0)
 }
 
-pub(crate) fn parse(message: RouteMessage) -> Option<Route> {
-    let header = &message.header;
-    if header.kind != RouteType::Unicast {
+fn flags(message: &[u8]) -> Option<u32> {
+    attribute::number(message.get(8..MESSAGE)?)
+}
+
+/// Reads the bytes of a route message (`struct rtmsg` and attributes, linux/rtnetlink.h).
+pub(crate) fn parse(message: &[u8]) -> Option<Route> {
+    let &[family, length, _, _, table, protocol, scope, kind, ..] = message.get(..MESSAGE)? else {
+        return None;
+    };
+    if kind != libc::RTN_UNICAST {
         return None;
     }
-    let mut route = Route {
-        onlink: header.flags.contains(RouteFlags::Onlink),
-        protocol: header.protocol.into(),
-        table: u32::from(header.table),
-        scope: Some(header.scope.into()),
-        ..Route::to(unspecified(header)?)
+    let any: IpAddr = match i32::from(family) {
+        libc::AF_INET => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        libc::AF_INET6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
     };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(ip) => {
-                let ip = address_of(ip)?;
-                route.destination = IpNet::new(ip, header.destination_prefix_length).ok()?;
-            }
-            RouteAttribute::Gateway(ip) => route.gateway = address_of(ip),
-            RouteAttribute::Oif(index) => route.ifindex = Some(*index),
-            RouteAttribute::PrefSource(ip) => route.source = address_of(ip),
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            RouteAttribute::Table(table) => route.table = *table,
-            RouteAttribute::Metrics(metrics) => {
-                for metric in metrics {
-                    match metric {
-                        RouteMetric::Mtu(mtu) => route.mtu = Some(*mtu),
-                        RouteMetric::Advmss(advmss) => route.advmss = Some(*advmss),
+    let mut route = Route {
+        onlink: flags(message)? & RouteFlags::Onlink.bits() != 0,
+        protocol,
+        table: u32::from(table),
+        scope: Some(scope),
+        ..Route::to(IpNet::new(any, 0).ok()?)
+    };
+    for (kind, value) in attribute::all(message.get(MESSAGE..)?) {
+        match kind {
+            libc::RTA_DST => route.destination = IpNet::new(attribute::ip(value)?, length).ok()?,
+            libc::RTA_GATEWAY => route.gateway = attribute::ip(value),
+            libc::RTA_OIF => route.ifindex = attribute::number(value),
+            libc::RTA_PREFSRC => route.source = attribute::ip(value),
+            libc::RTA_PRIORITY => route.metric = attribute::number(value)?,
+            libc::RTA_TABLE => route.table = attribute::number(value)?,
+            libc::RTA_METRICS => {
+                for (kind, value) in attribute::all(value) {
+                    match kind {
+                        RTAX_MTU => route.mtu = attribute::number(value),
+                        RTAX_ADVMSS => route.advmss = attribute::number(value),
                         _ => {}
                     }
                 }
@@ -229,15 +247,6 @@ pub(crate) fn parse(message: RouteMessage) -> Option<Route> {
         }
     }
     Some(route)
-}
-
-fn unspecified(header: &RouteHeader) -> Option<IpNet> {
-    let any: IpAddr = match header.address_family {
-        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    IpNet::new(any, 0).ok()
 }
 
 fn to_attribute(ip: IpAddr) -> RouteAddress {

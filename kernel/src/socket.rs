@@ -144,6 +144,17 @@ impl Socket {
         self.raw.dump(&message, describe, keep)
     }
 
+    /// The same for `keep` that reads the messages' bytes behind the header itself.
+    pub(crate) fn dump_bytes<T>(
+        &mut self,
+        message: RouteNetlinkMessage,
+        mut keep: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let describe = || format!("dump: {}", crate::describe::describe(&message));
+        let keep = |answer: &Answer<'_>| keep(&answer.bytes[HEADER..]);
+        self.raw.dump_answers(&message, describe, keep)
+    }
+
     /// See [`Raw::port`].
     #[cfg(feature = "monitor")]
     pub(crate) fn port(&mut self) -> std::io::Result<u32> {
@@ -379,6 +390,20 @@ impl Raw {
         Q: NetlinkSerializable,
         I: NetlinkDeserializable,
     {
+        // What cannot be decoded is newer than our crates, so not ours.
+        let keep = |answer: &Answer<'_>| keep(decode(answer.bytes).ok()?);
+        self.dump_answers(payload, describe, keep)
+    }
+
+    fn dump_answers<Q, T>(
+        &mut self,
+        payload: &Q,
+        describe: impl Fn() -> String,
+        mut keep: impl FnMut(&Answer<'_>) -> Option<T>,
+    ) -> Result<Vec<T>>
+    where
+        Q: NetlinkSerializable,
+    {
         for _ in 0..DUMP_TRIES {
             match self.dump_once(payload, &mut keep) {
                 Ok(Some(objects)) => return Ok(objects),
@@ -394,14 +419,13 @@ impl Raw {
     }
 
     /// `None` if the table changed meanwhile.
-    fn dump_once<Q, I, T>(
+    fn dump_once<Q, T>(
         &mut self,
         payload: &Q,
-        keep: &mut impl FnMut(I) -> Option<T>,
+        keep: &mut impl FnMut(&Answer<'_>) -> Option<T>,
     ) -> std::result::Result<Option<Vec<T>>, Failure>
     where
         Q: NetlinkSerializable,
-        I: NetlinkDeserializable,
     {
         let mut out = Vec::with_capacity(128);
         let sequence = self.push(&mut out, payload, NLM_F_DUMP);
@@ -426,10 +450,7 @@ impl Raw {
                         refusal(&answer).map_or(Ok(()), Err)
                     }
                     _ => {
-                        // What cannot be decoded is newer than our crates, so not ours.
-                        if let Ok(object) = decode(answer.bytes) {
-                            objects.extend(keep(object));
-                        }
+                        objects.extend(keep(&answer));
                         Ok(())
                     }
                 }

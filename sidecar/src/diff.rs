@@ -4,7 +4,7 @@
 //! them; deletes in the opposite order behind all of that. Applying a plan to what was found gives
 //! what is wanted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -77,7 +77,12 @@ pub fn diff(want: &Tables, have: &Tables) -> Plan {
     let mut lost = BTreeSet::new();
     let mut undo = Plan::new();
     for (name, wanted) in &want.devices {
-        let found = have.devices.get(name).filter(|found| {
+        let found = have.devices.get(name);
+        if found == Some(wanted) {
+            // The usual case, and one pass over both.
+            continue;
+        }
+        let found = found.filter(|found| {
             // Another kind is somebody else's, whatever its name: making ours will say so.
             std::mem::discriminant(&wanted.link.kind) == std::mem::discriminant(&found.link.kind)
         });
@@ -97,23 +102,12 @@ pub fn diff(want: &Tables, have: &Tables) -> Plan {
         }
         device_changes(name, wanted, found, &mut plan, &mut undo);
     }
-    let routes_left: BTreeMap<_, _> = have
-        .routes
-        .iter()
-        .filter(|(_, hop)| !lost.contains(&hop.device))
-        .collect();
-    for (key, hop) in &want.routes {
-        if routes_left.get(key) != Some(&hop) {
-            plan.push(Op::PutRoute(*key, hop.clone()));
-        }
-    }
-    for (key, hop) in routes_left {
-        if !want.routes.contains_key(key) {
-            plan.push(Op::DeleteRoute(*key, hop.clone()));
-        }
+    if !lost.is_empty() || want.routes != have.routes {
+        route_changes(want, have, &lost, &mut plan);
     }
     for (name, wanted) in &want.devices {
         let kept = have.devices.get(name).filter(|_| !lost.contains(name));
+        let kept = kept.filter(|found| *found != wanted);
         let neighbours = kept.into_iter().flat_map(|found| found.neighbours.keys());
         for ip in neighbours.filter(|ip| !wanted.neighbours.contains_key(ip)) {
             plan.push(Op::DeleteNeighbour(name.clone(), *ip));
@@ -121,6 +115,20 @@ pub fn diff(want: &Tables, have: &Tables) -> Plan {
     }
     plan.append(&mut undo);
     plan
+}
+
+/// What becomes of routes; those out of a device in `lost` went with it.
+fn route_changes(want: &Tables, have: &Tables, lost: &BTreeSet<&DeviceName>, plan: &mut Plan) {
+    let left = |hop: &&Hop| !lost.contains(&hop.device);
+    for (key, hop) in &want.routes {
+        if have.routes.get(key).filter(left) != Some(hop) {
+            plan.push(Op::PutRoute(*key, hop.clone()));
+        }
+    }
+    let left = have.routes.iter().filter(|(_, hop)| left(hop));
+    for (key, hop) in left.filter(|(key, _)| !want.routes.contains_key(key)) {
+        plan.push(Op::DeleteRoute(*key, hop.clone()));
+    }
 }
 
 /// What is on one device, all but the deletes of neighbours; `undo` gets the other deletes.

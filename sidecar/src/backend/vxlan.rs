@@ -282,6 +282,15 @@ struct Data {
     vtep_mac: String,
 }
 
+/// The same as flannel and we write it, read in place.
+#[derive(Debug, Deserialize)]
+struct Usual<'a> {
+    #[serde(rename = "VNI")]
+    _vni: u32,
+    #[serde(rename = "VtepMAC")]
+    vtep_mac: &'a str,
+}
+
 impl Peer {
     /// `None` if the peer has nothing in this family.
     fn of(family: Family, subnets: &Subnets, lease: &Lease) -> Result<Option<Self>, String> {
@@ -298,16 +307,16 @@ impl Peer {
             .get(family)
             .ok_or_else(|| format!("its value has no {key}"))?;
         let wrong = |reason: String| format!("its value: field {key}: {reason}");
-        // The usual spelling costs a fifth of what the general one does.
-        let data: Data = serde_json::from_str(data)
-            .ok()
-            .filter(|data: &Data| !data.vtep_mac.is_empty())
-            .map_or_else(|| go_json::from_slice(data.as_bytes()), Ok)
-            .map_err(|e| wrong(e.to_string()))?;
-        let mac: Mac = data
-            .vtep_mac
-            .parse()
-            .map_err(|e| wrong(format!("VtepMAC: {e}")))?;
+        // The usual spelling costs a small part of what the general one does.
+        let mac = match serde_json::from_str(data) {
+            Ok(Usual { vtep_mac, .. }) => vtep_mac.parse(),
+            Err(_) => {
+                let data: Data =
+                    go_json::from_slice(data.as_bytes()).map_err(|e| wrong(e.to_string()))?;
+                data.vtep_mac.parse()
+            }
+        };
+        let mac: Mac = mac.map_err(|e| wrong(format!("VtepMAC: {e}")))?;
         if !mac.is_unicast() || mac == Mac([0; 6]) {
             return Err(wrong(format!("VtepMAC: {mac} is no device's own address")));
         }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use kernel::vxlan::Vxlan;
 use proptest::prelude::*;
