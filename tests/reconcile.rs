@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use cni_test_harness::cluster::{Cluster, Spec};
 use cni_test_harness::observe::Family;
+use cni_test_harness::process::Daemon;
+use cni_test_harness::{skip_unless, tools};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -163,4 +166,34 @@ fn a_storm_of_leases_ends_in_what_the_store_says_last() -> Result<()> {
             && wanted.iter().all(|(_, mac)| macs.contains(mac))
             && macs.len() == wanted.len())
     })
+}
+
+/// Flannel waits for every operation by itself: with a kernel that takes a fifth of a second for
+/// each, this would take it 84 seconds.
+#[test]
+fn a_slow_kernel_holds_up_a_batch_and_not_every_operation_in_it() -> Result<()> {
+    let strace = skip_unless!(tools::program("strace"));
+    let alone = Alone::start(false)?;
+    let member = alone.cluster.member(0);
+    let pid = member.daemon().context("it runs")?.pid().to_string();
+    let mut command = Command::new(strace);
+    command.args(["-p", &pid, "-e", "trace=sendto"]);
+    command.args(["-e", "inject=sendto:delay_enter=200000"]);
+    let log = member.node().dir().join("strace.log");
+    let strace = Daemon::spawn("strace", &mut command, &log)?;
+    member.wait_for("strace to be attached", SOON, |_| {
+        Ok(fs::read_to_string(&log)?.contains("attached"))
+    })?;
+    let peers = 100..240;
+    for n in peers.clone() {
+        alone.put(n, "192.168.50.100", &format!("02:00:00:00:03:{n:02x}"))?;
+    }
+    member.wait_for("all peers", SOON, |_| {
+        Ok(alone.routes()?.len() == peers.len())
+    })?;
+    let sends = fs::read_to_string(&log)?.matches("(DELAYED)").count();
+    strace.kill();
+    // Three operations for each peer, and the looks at what is there.
+    assert!((1..3 * peers.len() / 4).contains(&sends), "{sends} sends");
+    Ok(())
 }

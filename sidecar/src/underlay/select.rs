@@ -42,7 +42,9 @@ pub enum SelectError {
     #[error("no interface has the public address {0}: behind NAT, name the interface with --iface")]
     NotLocal(IpAddr),
     /// A device without an address.
-    #[error("interface {0} has no usable {1} address")]
+    #[error(
+        "interface {0} has no usable {1} address: give it one, name another with --iface, or leave {1} out of the config"
+    )]
     NoAddress(String, Family),
     /// A device that says nothing of its MTU.
     #[error("interface {0} has an MTU of 0")]
