@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, Spec};
 use crate::wait;
 
-/// How long the daemon is left alone before it is looked at.
-const IDLE: Duration = Duration::from_secs(5);
+/// How long a daemon is left alone before it is looked at.
+pub(super) const IDLE: Duration = Duration::from_secs(60);
+/// What `top` shows as 0.0 %: half a thousandth of one processor.
+pub(super) const NOTHING: f64 = 0.0005;
 
 /// A daemon with two peers, after [`IDLE`].
 #[derive(Debug)]
@@ -50,13 +54,11 @@ pub(super) fn status_kib(pid: u32, key: &str) -> Result<u64> {
         .with_context(|| format!("no {key}"))
 }
 
-/// User and system time so far, by the scheduler's own clock: /proc/PID/stat counts in 10 ms.
+/// User and system time so far, threads that have ended included, by the process's own clock:
+/// /proc/PID/stat counts in 10 ms.
 pub(super) fn cpu_ms(pid: u32) -> Result<f64> {
-    let mut total = 0.0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        let ns = text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok());
-        total += ns.context("the first field of schedstat")? / 1e6;
-    }
-    Ok(total)
+    let pid = Pid::from_raw(i32::try_from(pid)?);
+    let clock = clock_getcpuclockid(pid).context("find the clock of a process")?;
+    let time: Duration = clock.now().context("read the clock of a process")?.into();
+    Ok(time.as_secs_f64() * 1e3)
 }

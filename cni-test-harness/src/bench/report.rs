@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::aims;
 use super::candidate::TWILL;
-use super::idle::Idle;
+use super::idle::{Idle, NOTHING};
 use super::rounds::{LOOKS, WARM_UP};
 use super::scene::Scene;
 use super::{Options, Outcome, Place};
@@ -180,7 +180,17 @@ impl Report<'_> {
                     out,
                     "- RSS {rss:.1} MiB (at its largest {peak:.1}); at most 8: {mark}"
                 )?;
-                writeln!(out, "- CPU {cpu_ms:.2} ms in {seconds:.0} s")?;
+                let share = cpu_ms / 1e3 / seconds;
+                let mark = if share < NOTHING {
+                    "reached"
+                } else {
+                    "not reached"
+                };
+                writeln!(
+                    out,
+                    "- CPU {cpu_ms:.2} ms in {seconds:.0} s, {:.3} % of one processor; nothing measurable (0.0 % in top): {mark}",
+                    share * 100.0
+                )?;
             }
             Err(error) => writeln!(out, "not measured: {error}")?,
         }

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 
 use super::arrivals::Counts;
-use super::idle::{cpu_ms, status_kib};
+use super::idle::{IDLE, cpu_ms, status_kib};
 use super::numbers::Series;
 use super::peers::{DEVICE, PREFIX, clear, lease, look, subscribe_in};
 use crate::cluster::{Cluster, Member, Spec};
@@ -31,8 +31,6 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const SINGLE: usize = 5;
 /// After this twilld has nothing left to do.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long it is watched while nothing happens.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -71,6 +69,7 @@ struct Row {
     all_flushed: Series,
     /// In KiB.
     rss: Series,
+    /// In [`IDLE`].
     idle_cpu: Series,
 }
 
@@ -255,9 +254,12 @@ impl Stage {
         wait::pause_for(QUIET);
         look(self.cluster.member(0), self.peers)?;
         let pid = self.pid()?;
-        let before = cpu_ms(pid)?;
-        wait::pause_for(IDLE);
-        row.idle_cpu.push(cpu_ms(pid)? - before);
+        if row.idle_cpu.len() == 0 {
+            // A minute, and so not in every round.
+            let before = cpu_ms(pid)?;
+            wait::pause_for(IDLE);
+            row.idle_cpu.push(cpu_ms(pid)? - before);
+        }
         row.rss.push(status_kib(pid, "VmRSS:")? as f64);
         self.cluster.member_mut(0).kill_daemon();
         clear(self.cluster.member(0))

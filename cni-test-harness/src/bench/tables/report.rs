@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
+use super::super::idle::{IDLE, NOTHING};
 use super::super::report;
-use super::{IDLE, Row};
+use super::Row;
 
 pub(super) fn markdown(rows: &[Row], rounds: usize, command: &str) -> Result<String> {
     let mut out = String::from("# A node's tables with very many peers, measured\n\n");
@@ -26,7 +27,7 @@ pub(super) fn markdown(rows: &[Row], rounds: usize, command: &str) -> Result<Str
         )?;
     }
     out.push_str("\n## When they are there\n\n");
-    out.push_str("| peers | three dumps (ms) | restart (ms) | changes made by it | one peer changed (ms) | one entry deleted (ms) | all routes deleted (ms) | RSS (MiB) | CPU when idle (ms/s) |\n");
+    out.push_str("| peers | three dumps (ms) | restart (ms) | changes made by it | one peer changed (ms) | one entry deleted (ms) | all routes deleted (ms) | RSS (MiB) | CPU in an idle minute (ms) |\n");
     out.push_str("|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n");
     for row in rows {
         let [dumps, restart, changed, deleted, flushed, rss, idle] = [
@@ -40,10 +41,9 @@ pub(super) fn markdown(rows: &[Row], rounds: usize, command: &str) -> Result<Str
         ]
         .map(super::Series::median);
         let (peers, written, rss) = (row.peers, row.written, rss / 1024.0);
-        let idle = idle / IDLE.as_secs_f64();
         writeln!(
             out,
-            "| {peers} | {dumps:.1} | {restart:.1} | {written:.0} | {changed:.2} | {deleted:.1} | {flushed:.1} | {rss:.1} | {idle:.2} |"
+            "| {peers} | {dumps:.1} | {restart:.1} | {written:.0} | {changed:.2} | {deleted:.1} | {flushed:.1} | {rss:.1} | {idle:.1} |"
         )?;
     }
     out.push('\n');
@@ -84,6 +84,13 @@ fn aims(rows: &[Row]) -> Vec<(String, bool)> {
         }
         let rss = row.rss.median() / 1024.0;
         aim(format!("RSS at most 16 MiB ({rss:.1})"), rss <= 16.0);
+        let (idle, seconds) = (row.idle_cpu.median(), IDLE.as_secs());
+        let share = idle / 1e3 / IDLE.as_secs_f64();
+        let text = format!(
+            "CPU when idle: nothing measurable over {seconds} s, which is 0.0 % in top ({idle:.1} ms, {:.3} %)",
+            share * 100.0
+        );
+        aim(text, share < NOTHING);
     }
     if let [first, .., last] = rows {
         let each = |row: &Row| row.first.median() / row.peers as f64;
@@ -112,11 +119,12 @@ mod tests {
             row.dumps.push(20.0);
             row.restart.push(30.0);
             row.one_changed.push(6.0);
+            row.idle_cpu.push(20.0);
             row
         };
         let rows = [row(1_000, 4.0, 10.0), row(10_000, 40.0, 90.0)];
         let verdicts: Vec<bool> = aims(&rows).iter().map(|(_, holds)| *holds).collect();
-        let want = [true, true, true, true, false, true, true, true, true];
+        let want = [true, true, true, true, false, true, true, true, true, true];
         assert_eq!(verdicts, want);
         assert_eq!(aims(&[]), []);
     }
