@@ -51,18 +51,12 @@ pub fn idle(socket: &mut Socket, ifindex: u32) -> Result<Vec<(Mac, Duration)>> {
     let mut all = NeighbourMessage::default();
     all.header.family = AddressFamily::Bridge;
     all.header.ifindex = ifindex;
-    socket.dump(RouteNetlinkMessage::GetNeighbour(all), |message| {
-        let RouteNetlinkMessage::NewNeighbour(message) = message else {
-            return None;
-        };
-        let used = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                NeighbourAttribute::CacheInfo(info) => Some(info.used),
-                _ => None,
-            })?;
+    socket.dump_bytes(RouteNetlinkMessage::GetNeighbour(all), |message| {
         let entry = parse(message).filter(|entry| entry.ifindex == ifindex)?;
+        let (_, attributes) = Head::of(message)?;
+        // `struct nda_cacheinfo`: confirmed, used, updated, references.
+        let times = attribute::find(attributes, libc::NDA_CACHEINFO)?;
+        let used = attribute::number(times.get(4..8)?)?;
         Some((
             entry.mac,
             Duration::from_millis(u64::from(used) * USER_TICK),
