@@ -320,6 +320,17 @@ fn who_is_in_use_is_repaired_followed_and_survives_a_restart() -> Result<()> {
     let whole = nodes.in_use()?;
     assert!(whole.is_of(3), "{whole:?}");
 
+    // Of this nobody is told: it is found when the loop looks at everything.
+    let netns = nodes.cluster.member(0).node().netns();
+    let setting = ["ntable", "change", "name", "arp_cache", "dev", DEVICE];
+    netns.ip(&[&setting[..], &["app_probes", "0", "mcast_probes", "3"]].concat())?;
+    netns.ip(&["route", "del", NETWORK, "dev", DEVICE])?;
+    wait::until_true("the kernel to ask again", SOON, || {
+        let shown = netns.ip(&["ntable", "show", "name", "arp_cache", "dev", DEVICE])?;
+        Ok(shown.stdout_text().contains("app_probes 3 ")
+            && shown.stdout_text().contains("mcast_probes 0"))
+    })?;
+
     // Whatever is taken away or added comes back and goes.
     for breaks in [
         "ip route flush dev flannel.1",
