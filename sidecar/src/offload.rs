@@ -176,6 +176,7 @@ mod tests {
                 mac: None,
                 mtu: 1450,
                 up: true,
+                asks: None,
             },
             addresses: BTreeSet::from([ipnet::IpNet::from(own)]),
             neighbours: neighbours
