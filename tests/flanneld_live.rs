@@ -230,3 +230,35 @@ fn a_bad_lease_that_comes_takes_no_peer_away() -> Result<()> {
     replay.etcd.delete_all(&[key])?;
     replay.reaches("2-after-2s")
 }
+
+/// The lines of the recorded routes that are not among the routes now.
+fn routes_missing(replay: &Replay, case: &str) -> Result<Vec<String>> {
+    let args = ["-N", "-d", "route", "show", "table", "all"];
+    let said = replay.cluster.member(0).node().exec("ip", &args)?;
+    let said = said.stdout_text();
+    let have: BTreeSet<&str> = said.lines().map(str::trim).collect();
+    let recorded = replay.read(&format!("{case}/route.txt"))?;
+    let missing = recorded.lines().map(str::trim);
+    let missing = missing.filter(|line| !have.contains(line));
+    Ok(missing.map(str::to_owned).collect())
+}
+
+/// The data path of the backend udp ends with its daemon, the lease and the subnet file stay.
+#[test]
+fn udp_comes_and_goes_with_its_daemon() -> Result<()> {
+    skip_unless!(etcd::installed());
+    let mut replay = Replay::of("udp-sigterm")?;
+    replay.configure(&replay.read("net-conf.json")?)?;
+    replay.start()?;
+    replay.reaches("../udp")?;
+    assert_eq!(routes_missing(&replay, "../udp")?, Vec::<String>::new());
+    // An exit code other than 0 is an error.
+    replay.cluster.member_mut(0).stop_daemon(SOON)?;
+    let view = replay.cluster.member(0).view();
+    assert!(view.link("flannel0")?.is_none(), "the device is left");
+    let recorded = replay.read("../udp/route.txt")?.lines().count();
+    assert_eq!(routes_missing(&replay, "../udp")?.len(), recorded);
+    let (want, have) = (replay.recorded("."), replay.present(true)?);
+    assert_eq!(have, want);
+    Ok(())
+}

@@ -490,6 +490,10 @@ fn the_same_input_gives_what_flanneld_made_of_it() {
         case.dir.join("link.json").exists()
             || !case.name.contains("lease") && case.dir.join("subnet.env").exists()
     }) {
+        // What is left after the end is for the real daemon to show: `tests/flanneld_live.rs`.
+        if case.read("exit.txt").is_some_and(|exit| exit.trim() == "0") {
+            continue;
+        }
         replayed += 1;
         let (theirs, ours) = replay(case);
         let missing = theirs
