@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpCongestion;
 
 use super::way::Site;
 
@@ -17,6 +19,8 @@ use super::way::Site;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long traffic flows before it is counted.
 const WARM_UP: Duration = Duration::from_millis(100);
+/// It sends what is acknowledged and has no clock of its own, as BBR has; every kernel has it.
+const CONGESTION_CONTROL: &str = "reno";
 /// Bytes of a write to a stream, and of a read.
 const CHUNK: usize = 128 << 10;
 /// Bytes in a large datagram: they fit in a packet of every way.
@@ -85,6 +89,7 @@ fn connect(site: &Site) -> Result<(TcpStream, TcpStream)> {
             .with_context(|| format!("connect to {address}"))
     })?;
     let (far, _) = listener.accept()?;
+    setsockopt(&near, TcpCongestion, &CONGESTION_CONTROL.into())?;
     for stream in [&near, &far] {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
