@@ -14,9 +14,26 @@ use crate::tools;
 /// What tests look and build with. Busybox does the rest (mount, nc, sleep, …).
 const PROGRAMS: [&str; 8] = ["ip", "bridge", "tc", "ss", "nft", "ping", "wg", "modprobe"];
 /// Programs that some tests use; left out where the machine lacks them.
-const EXTRAS: [&str; 6] = ["socat", "iperf3", "ethtool", "conntrack", "tcpdump", "bash"];
-/// Names of protocols and tables for `ip`.
-const IPROUTE_DIRS: [&str; 2] = ["/etc/iproute2", "/usr/share/iproute2"];
+const EXTRAS: [&str; 12] = [
+    "socat",
+    "iperf3",
+    "ethtool",
+    "conntrack",
+    "tcpdump",
+    "bash",
+    "iptables",
+    "ip6tables",
+    "iptables-save",
+    "ip6tables-save",
+    "iptables-restore",
+    "ip6tables-restore",
+];
+/// Names of protocols and tables for `ip`, and what iptables loads to understand its words.
+const DIRS: [&str; 3] = [
+    "/etc/iproute2",
+    "/usr/share/iproute2",
+    "/usr/lib/x86_64-linux-gnu/xtables",
+];
 
 /// Written behind the script's exit code, on a line of its own.
 pub(super) const RESULT: &str = "@@ exit";
@@ -66,6 +83,7 @@ pub(super) fn build(kernel: &Kernel, script: &str, files: &[File]) -> Result<Vec
     archive.file("/script", 0o755, script.as_bytes());
     archive.file("/etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
     archive.file("/etc/group", 0o644, b"root:x:0:\n");
+    archive.file("/etc/hostname", 0o644, b"machine\n");
     archive.file("/etc/hosts", 0o644, b"127.0.0.1 localhost\n");
     for name in PROGRAMS {
         let path = tools::program(name)?;
@@ -77,7 +95,7 @@ pub(super) fn build(kernel: &Kernel, script: &str, files: &[File]) -> Result<Vec
     }
     // Where the kernel looks when it wants a module.
     archive.link("/sbin/modprobe", "/usr/bin/modprobe");
-    for dir in IPROUTE_DIRS {
+    for dir in DIRS {
         add_dir(&mut archive, Path::new(dir))?;
     }
     for (source, target) in kernel.modules()? {
