@@ -21,7 +21,7 @@ use kernel::miss::Missing;
 use crate::diff::{Op, Plan, diff};
 use crate::tables::{Device, DeviceName, Hop, RouteKey, Tables};
 
-/// How many peers may be in use, each family counted by itself.
+/// How many peers may be in use, both families counted together.
 pub const MOST: usize = 1024;
 /// How many make room at a time, so that it is not looked for with every miss.
 const ROOM: usize = MOST / 8;
