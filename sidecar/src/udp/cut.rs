@@ -144,7 +144,11 @@ impl Transport {
 
 /// What a network card does for `CHECKSUM_PARTIAL`: the field holds the pseudo header's sum.
 fn complete_checksum(packet: &mut [u8], vnet: &VnetHeader, ip: &Ipv4) -> Option<()> {
-    let covered = packet.get_mut(usize::from(vnet.checksum_start)..)?;
+    let start = usize::from(vnet.checksum_start);
+    // The IP header's own is right as it came, and nothing else in it is a checksum.
+    let covered = packet
+        .get_mut(start..)
+        .filter(|_| start >= ip.header_length)?;
     let at = usize::from(vnet.checksum_offset);
     covered.get(at..at + 2)?;
     let sum = checksum::sum(covered);
