@@ -25,6 +25,7 @@ mod ioctl {
         reason = "the macro makes a public function; what it does: linux/sockios.h"
     )]
     nix::ioctl_none_bad!(namespace, 0x894c);
+    nix::ioctl_none_bad!(kind_of_namespace, 0xb703); // linux/nsfs.h
 }
 
 /// An open network namespace. It lives at least as long as this value.
@@ -93,6 +94,12 @@ impl Netns {
             }
         };
         if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
+            return Err(NetnsError::NotANamespace { path, magic });
+        }
+        // SAFETY: NS_GET_NSTYPE takes no argument.
+        let kind = unsafe { ioctl::kind_of_namespace(file.as_raw_fd()) };
+        // Of another kind; kernels before 4.11 do not say.
+        if kind.is_ok_and(|kind| kind != CloneFlags::CLONE_NEWNET.bits()) {
             return Err(NetnsError::NotANamespace { path, magic });
         }
         Ok(Netns { file, path })

@@ -2,6 +2,8 @@
 //!
 //! Modules have errors of their own; the verbs choose the code, here is only the table.
 
+use std::borrow::Cow;
+
 use serde_json::json;
 
 use crate::version::Version;
@@ -118,12 +120,30 @@ impl Error {
         let mut document = json!({
             "cniVersion": version.as_str(),
             "code": self.code.number(),
-            "msg": self.msg,
+            "msg": shortened(&self.msg),
         });
         if !self.details.is_empty() {
-            document["details"] = json!(self.details);
+            document["details"] = json!(shortened(&self.details));
         }
         go_json::to_indented(&document).expect("strings and a number are always JSON")
+    }
+}
+
+/// Bytes of a text in a document: enough for the failures of a whole GC.
+const LONGEST: usize = 4096;
+
+/// What was met may be enormous; its beginning says what it is, and runtimes log the document.
+fn shortened(text: &str) -> Cow<'_, str> {
+    let end = text
+        .char_indices()
+        .map(|(at, _)| at)
+        .take_while(|at| *at <= LONGEST)
+        .last();
+    match end {
+        Some(end) if text.len() > LONGEST => {
+            Cow::Owned(format!("{}… ({} bytes)", &text[..end], text.len()))
+        }
+        _ => Cow::Borrowed(text),
     }
 }
 

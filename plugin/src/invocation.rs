@@ -176,6 +176,7 @@ pub(crate) fn ifname_fault(name: &str) -> Option<&'static str> {
         _ if name.contains(separates) => {
             Some("interface name contains / or : or whitespace characters")
         }
+        _ if name.contains(char::is_control) => Some("interface name contains control characters"),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@
 //!  stdin ───────▶ config      │   flannel    reservation    steps     kernel
 //!  subnet.env ──▶ subnet_env ─┘   bridge     (files, lock)  and undo
 //!
-//!  pure: invocation cni_args config subnet_env ipam::{range, allocator} attachment plan
+//!  pure: invocation cni_args config file_path subnet_env ipam::{range, allocator} attachment plan
 //!        masquerade spoof_check result
 //!  thin: network arrival scratch (files)  ipam::store (files, lock)  node (kernel)
 //!        sweeper (the daemon, which deletes what DEL only quiesces)
@@ -34,6 +34,7 @@ mod config;
 mod del;
 mod delegate;
 mod error;
+mod file_path;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod gc;

@@ -91,6 +91,19 @@ impl Dns {
     pub(crate) fn is_empty(&self) -> bool {
         *self == Dns::default()
     }
+
+    /// The key of a text that is not one line: a runtime writes them into a file of lines.
+    pub(crate) fn unprintable(&self) -> Option<&'static str> {
+        let is = |text: &String| text.contains(char::is_control);
+        let keys = [
+            ("nameservers", self.nameservers.iter().any(is)),
+            ("domain", is(&self.domain)),
+            ("search", self.search.iter().any(is)),
+            ("options", self.options.iter().any(is)),
+        ];
+        keys.into_iter()
+            .find_map(|(key, found)| found.then_some(key))
+    }
 }
 
 impl AddResult {

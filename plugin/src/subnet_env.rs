@@ -43,6 +43,8 @@ pub(crate) enum SubnetEnvError {
 const NETWORKS: [&str; 2] = ["FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK"];
 const SUBNETS: [&str; 2] = ["FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"];
 const MTU: &str = "FLANNEL_MTU";
+/// What the kernel takes for a device of Ethernet (`ETH_MIN_MTU`, `ETH_MAX_MTU`).
+const MTUS: std::ops::RangeInclusive<u32> = 68..=65_535;
 const IPMASQ: &str = "FLANNEL_IPMASQ";
 
 impl SubnetEnv {
@@ -88,8 +90,12 @@ impl SubnetEnv {
             }
             if key == MTU {
                 let digits = value.bytes().all(|b| b.is_ascii_digit());
-                let number = value.parse().ok().filter(|_| digits);
-                mtu = Some(number.ok_or_else(|| invalid(MTU, "a number of bytes is expected"))?);
+                let number = value
+                    .parse()
+                    .ok()
+                    .filter(|mtu| digits && MTUS.contains(mtu));
+                let reason = "a number of bytes from 68 to 65535 is expected";
+                mtu = Some(number.ok_or_else(|| invalid(MTU, reason))?);
             }
             if key == IPMASQ {
                 ip_masq = Some(value == "true");

@@ -95,9 +95,16 @@ fn bucket(direction: &str, rate: u64, burst: u64) -> Result<Option<TokenBucket>,
         }
         _ => {}
     }
-    match u32::try_from(burst / 8) {
-        Ok(burst) if burst < u32::MAX => Ok(Some(TokenBucket::new(rate / 8, burst, LATENCY_MS))),
-        _ => invalid("burst cannot be more than 4GB".into()),
+    let bytes = match u32::try_from(burst / 8) {
+        Ok(bytes) if bytes < u32::MAX => bytes,
+        _ => return invalid("burst cannot be more than 4GB".into()),
+    };
+    let bucket = TokenBucket::new(rate / 8, bytes, LATENCY_MS);
+    match bucket.buffer {
+        0 => invalid(format!(
+            "{direction}Rate {rate} is too much for {direction}Burst {burst}: the bucket would be full in no time"
+        )),
+        _ => Ok(Some(bucket)),
     }
 }
 

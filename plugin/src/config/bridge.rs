@@ -233,6 +233,9 @@ impl BridgeNetwork {
             Some("nftables") => Some(Masquerading::Nftables),
             Some(other) => return Err(invalid(format!("unknown ipmasq backend {other:?}"))),
         };
+        if let Some(key) = raw.dns.unprintable() {
+            return Err(invalid(format!("dns.{key} has a control character in it")));
+        }
         let ipam = match (other_ipam, raw.ipam.kind.as_str()) {
             (None, "") => None,
             _ if raw.disable_container_interface => {

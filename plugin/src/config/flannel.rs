@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Code, Error};
+use crate::file_path;
 use crate::subnet_env::SubnetEnv;
 
 /// Where flannel's plugin keeps what it rendered.
@@ -78,6 +79,11 @@ impl FlannelConfig {
         if dialect == Dialect::Twill {
             beside(config, &mut delegate);
         }
+        for (key, path) in [("subnetFile", &raw.subnet_file), ("dataDir", &raw.data_dir)] {
+            if !path.is_empty() {
+                file_path::parse(key, path).map_err(|msg| Error::new(Code::InvalidConfig, msg))?;
+            }
+        }
         Ok(FlannelConfig {
             subnet_file: subnet_file(config),
             scratch_dir: scratch_dir(config),
@@ -107,9 +113,8 @@ impl FlannelConfig {
         match get(&bridge, "type") {
             None | Some(Value::String(_)) => {}
             Some(_) => {
-                return invalid(
-                    "'delegate' dictionary, if present, must have (string) 'type' field".into(),
-                );
+                let msg = "'delegate' dictionary, if present, must have (string) 'type' field";
+                return Err(Error::new(Code::Decode, msg));
             }
         }
         default(&mut bridge, "type", json!("bridge"));
@@ -173,10 +178,9 @@ pub(crate) fn ipam_data_dir(config: &Value) -> PathBuf {
 }
 
 fn dir(value: Option<&Value>, default: &str) -> PathBuf {
-    match value.and_then(Value::as_str) {
-        None | Some("") => default.into(),
-        Some(dir) => dir.into(),
-    }
+    let given = value.and_then(Value::as_str);
+    let given = given.and_then(|path| file_path::parse("", path).ok());
+    given.unwrap_or_else(|| default.into())
 }
 
 /// Adds the bridge options that stand beside the config's own keys, and twill's defaults.
@@ -260,7 +264,7 @@ mod tests {
         for (delegate, code) in [
             (json!({"name":"x"}), Code::InvalidConfig),
             (json!({"ipam":{}}), Code::InvalidConfig),
-            (json!({"type":3}), Code::InvalidConfig),
+            (json!({"type":3}), Code::Decode),
             (json!("x"), Code::Decode),
         ] {
             let error = render(json!({"delegate": delegate}), Dialect::Flannel).unwrap_err();

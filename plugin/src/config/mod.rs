@@ -14,6 +14,9 @@ use crate::invocation::is_name;
 use crate::result::AddResult;
 use crate::version::Version;
 
+/// Bytes: it is a folder's name (`NAME_MAX`).
+const LONGEST_NAME: usize = 255;
+
 /// The part of a config that every verb needs, and the whole of it as JSON.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Header {
@@ -50,6 +53,10 @@ impl Header {
         }
         if !is_name(&name) {
             let msg = "invalid characters found in network name";
+            return Err(Error::new(Code::InvalidConfig, msg).details(name));
+        }
+        if name.len() > LONGEST_NAME {
+            let msg = format!("network name is longer than {LONGEST_NAME} bytes");
             return Err(Error::new(Code::InvalidConfig, msg).details(name));
         }
         let version = text("cniVersion").map_err(|reason| {

@@ -153,7 +153,8 @@ impl Delegates<'_> {
             let msg = format!("failed to find plugin {plugin:?} in path [{dirs}]{reason}");
             Err(Error::new(code, msg))
         };
-        if plugin.is_empty() || plugin.contains('/') || plugin.contains('\0') {
+        let separates = |c: char| c == '/' || c.is_control();
+        if matches!(plugin, "" | "." | "..") || plugin.contains(separates) {
             return refused(Code::InvalidConfig, ": that is no plugin's name");
         }
         let mut candidates = dirs.iter().map(|dir| dir.join(plugin));

@@ -31,6 +31,7 @@ pub(crate) use store::Store;
 
 use crate::address::{Cidr, Ip, IpOf};
 use crate::cni_args::CniArgs;
+use crate::file_path;
 use crate::result::{IpConfig, Route};
 use crate::version::Version;
 
@@ -176,23 +177,20 @@ impl Config {
             }
         }
         Ok(Config {
-            data_dir: data_dir(raw),
+            data_dir: path("ipam.dataDir", &raw.data_dir)?.unwrap_or_else(|| DATA_DIR.into()),
             sets,
             requested,
             routes: raw.routes.clone(),
-            resolv_conf: Some(raw.resolv_conf.as_str())
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
+            resolv_conf: path("ipam.resolvConf", &raw.resolv_conf)?,
         })
     }
 }
 
-/// Where a config's reservations are, whatever else is wrong with it: DEL needs no more.
-pub(crate) fn data_dir(raw: &RawIpam) -> PathBuf {
-    match raw.data_dir.as_str() {
-        "" => DATA_DIR.into(),
-        dir => dir.into(),
-    }
+/// A path that may be left out.
+fn path(key: &str, text: &str) -> Result<Option<PathBuf>, IpamError> {
+    let given = Some(text).filter(|text| !text.is_empty());
+    let parsed = given.map(|text| file_path::parse(key, text));
+    parsed.transpose().map_err(IpamError::Config)
 }
 
 /// What to do for an owner that holds an address of a set already, because an ADD of it was killed
@@ -272,7 +270,7 @@ impl Reserving<'_> {
                         None => reserve_next(self.locked, index, set, self.owner)?,
                     };
                     reservation.fresh.push(ip);
-                    self.locked.set_last_reserved(index, ip)?;
+                    self.locked.set_last_reserved(index, ip);
                     (ip, range)
                 }
             };

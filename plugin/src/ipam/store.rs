@@ -311,10 +311,10 @@ impl Locked<'_> {
         last_reserved(&self.store.dir, set)
     }
 
-    /// Where the next search starts. A torn file only makes it start elsewhere.
-    pub(crate) fn set_last_reserved(&self, set: usize, ip: IpAddr) -> Result<(), IpamError> {
-        let path = last_reserved_path(&self.store.dir, set);
-        overwrite(&path, &ip.to_string()).map_err(IpamError::io("write", &path))
+    /// Where the next search starts. A torn file, or one that is none, only makes it start
+    /// elsewhere.
+    pub(crate) fn set_last_reserved(&self, set: usize, ip: IpAddr) {
+        let _ = overwrite(&last_reserved_path(&self.store.dir, set), &ip.to_string());
     }
 
     /// Frees what was reserved before the machine was started, once per boot: no container of that
@@ -337,7 +337,9 @@ impl Locked<'_> {
             }
             Err(_) => {}
         }
-        write(&path, &boot.id).map_err(IpamError::io("write", &path))
+        // Where it cannot be written, the next one that reads the folder looks again.
+        let _ = write(&path, &boot.id);
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::cni_args::CniArgs;
 use crate::error::{Code, Error};
+use crate::file_path;
 
 /// Where backups are kept.
 const DATA_DIR: &str = "/run/cni/tuning";
@@ -79,6 +80,9 @@ impl Tuning {
         };
         let raw: Raw = go_json::from_value(config.clone()).map_err(undecodable)?;
         let own: RawKeys = go_json::from_value(config.clone()).map_err(undecodable)?;
+        if !raw.data_dir.is_empty() {
+            file_path::parse("dataDir", &raw.data_dir).map_err(invalid)?;
+        }
         let asked = raw.args.cni;
         let macs = [
             &asked.mac,
@@ -88,8 +92,11 @@ impl Tuning {
         ];
         let mac = macs.into_iter().find(|mac| !mac.is_empty());
         let mac = mac.map(|text| {
-            text.parse::<Mac>()
-                .map_err(|error| invalid(format!("invalid args {text} for MAC addr: {error}")))
+            text.parse::<Mac>().map_err(|error| {
+                // What is enormous would hide what it was meant for.
+                let text: String = text.chars().take(64).collect();
+                invalid(format!("invalid args {text} for MAC addr: {error}"))
+            })
         });
         let mut sysctl = own.sysctl;
         sysctl.extend(asked.sysctl);
@@ -121,10 +128,9 @@ impl Tuning {
 
 /// Where backups are, by a config of which the rest need not be right.
 pub(crate) fn data_dir(config: &Value) -> PathBuf {
-    match go_json::field(config, "dataDir").and_then(Value::as_str) {
-        None | Some("") => PathBuf::from(DATA_DIR),
-        Some(dir) => PathBuf::from(dir),
-    }
+    let given = go_json::field(config, "dataDir").and_then(Value::as_str);
+    let given = given.and_then(|path| file_path::parse("dataDir", path).ok());
+    given.unwrap_or_else(|| PathBuf::from(DATA_DIR))
 }
 
 /// 0 stands for "leave it" where it is below the least.
@@ -155,7 +161,9 @@ fn sysctls(given: &BTreeMap<String, String>, ifname: &str) -> Result<Vec<Sysctl>
                 parts.join("/")
             )));
         }
-        if key.contains('\0') || value.contains(['\0', '\n']) {
+        // Some settings are lists, separated by tabs.
+        let hostile = |c: char| c.is_control() && c != '\t';
+        if key.contains(char::is_control) || value.contains(hostile) {
             return Err(invalid(format!("invalid sysctl {key:?}: {value:?}")));
         }
         let path = parts.join("/").replacen(IFNAME, ifname, 1);

@@ -35,7 +35,7 @@ fn files_have_the_names_modes_and_bytes_of_host_local() {
     let (_dir, store) = store();
     let locked = store.lock().unwrap();
     assert!(locked.take(ip("fd00::2"), &OWNER).unwrap());
-    locked.set_last_reserved(1, ip("fd00::2")).unwrap();
+    locked.set_last_reserved(1, ip("fd00::2"));
     let read = |name: &str| {
         let path = store.dir.join(name);
         let mode = fs::metadata(&path).unwrap().mode() & 0o777;
