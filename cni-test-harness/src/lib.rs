@@ -33,6 +33,7 @@ pub mod process;
 pub mod progress;
 pub mod runtime;
 pub mod skip;
+pub mod stores;
 pub mod stream;
 pub mod suite;
 pub mod tools;

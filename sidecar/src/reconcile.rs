@@ -152,7 +152,7 @@ impl Reconciler {
             devices: BTreeMap::new(),
             adrift: false,
             due: Due::at(Instant::now()),
-            skipped: Troubles::new("lease skipped"),
+            skipped: Troubles::new("lease skipped").naming_all(),
             failures: Troubles::new("cannot bring the kernel in line"),
             drops: Troubles::new("forwarded pod traffic may be dropped"),
             in_sync: None,

@@ -6,11 +6,14 @@ use tracing::{info, warn};
 
 /// How many new faults of one round are told one by one.
 const TOLD: usize = 10;
+/// Names in one line, where the others are to be named as well.
+const NAMES: usize = 100;
 
 /// A set of faults by what they are about.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles {
     kind: &'static str,
+    names_all: bool,
     known: BTreeMap<String, String>,
 }
 
@@ -19,8 +22,15 @@ impl Troubles {
     pub(crate) fn new(kind: &'static str) -> Self {
         Self {
             kind,
+            names_all: false,
             known: BTreeMap::new(),
         }
+    }
+
+    /// The same where those that are not told one by one are named at least.
+    pub(crate) fn naming_all(self) -> Self {
+        let names_all = true;
+        Self { names_all, ..self }
     }
 
     /// How many there are.
@@ -48,8 +58,19 @@ impl Troubles {
         for (subject, reason) in new.iter().take(TOLD) {
             warn!(%subject, %reason, "{}", self.kind);
         }
-        if new.len() > TOLD {
-            warn!(more = new.len() - TOLD, "{}", self.kind);
+        let others = new.get(TOLD..).unwrap_or_default();
+        if self.names_all {
+            for some in others.chunks(NAMES) {
+                let subjects: Vec<&str> = some.iter().map(|(subject, _)| &***subject).collect();
+                warn!(
+                    more = some.len(),
+                    subjects = subjects.join(" "),
+                    "{}",
+                    self.kind
+                );
+            }
+        } else if !others.is_empty() {
+            warn!(more = others.len(), "{}", self.kind);
         }
         let over = self
             .known

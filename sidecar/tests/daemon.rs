@@ -483,6 +483,23 @@ fn bad_leases_are_named_and_cost_the_good_ones_nothing() {
 }
 
 #[test]
+fn of_many_bad_leases_that_come_at_once_each_is_named() {
+    let node = node!();
+    node.good_peer(30);
+    let names: Vec<String> = (0..250).map(|n| format!("10.5.{n}.0-99")).collect();
+    for name in &names {
+        node.peer(name, "{not json");
+    }
+    let daemon = node.ready(&[]);
+    daemon.logs("in sync peers=1 skipped=250");
+    let log = daemon.log();
+    let unnamed: Vec<_> = names.iter().filter(|name| !log.contains(*name)).collect();
+    assert!(unnamed.is_empty(), "{unnamed:?} in {log}");
+    let lines = log.lines().filter(|line| line.contains("lease skipped"));
+    assert!(lines.count() < 20, "{log}");
+}
+
+#[test]
 fn a_stolen_lease_is_told_and_our_pods_keep_their_network() {
     let node = node!();
     node.good_peer(30);

@@ -33,7 +33,7 @@ pub struct Etcd {
     address: IpAddr,
     inside: Option<Netns>,
     tls: Option<(ClientCertificates, Authority, Identity)>,
-    progress: bool,
+    flags: Vec<String>,
     root_password: Option<String>,
     kept: bool,
 }
@@ -184,10 +184,8 @@ impl Etcd {
             .args(["--initial-cluster-token", &self.dir.display().to_string()])
             // Elections take half a second, and a lease may be as short as a second.
             .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
-            .args(["--log-level", "warn"]);
-        if self.progress {
-            command.args(["--experimental-watch-progress-notify-interval", "5s"]);
-        }
+            .args(["--log-level", "warn"])
+            .args(&self.flags);
         if let Some((client_certificates, authority, identity)) = &self.tls {
             for kind in ["", "peer-"] {
                 command

@@ -16,7 +16,7 @@ pub struct Setup<'a> {
     tls: Option<ClientCertificates>,
     inside: Option<(&'a Netns, IpAddr)>,
     dir: Option<PathBuf>,
-    progress: bool,
+    flags: Vec<String>,
 }
 
 /// Whether an etcd with TLS wants to see a certificate of its clients'.
@@ -35,7 +35,7 @@ impl Default for Setup<'_> {
             tls: None,
             inside: None,
             dir: None,
-            progress: false,
+            flags: Vec::new(),
         }
     }
 }
@@ -50,6 +50,12 @@ impl<'a> Setup<'a> {
     pub fn tls(self, client_certificates: ClientCertificates) -> Self {
         let tls = Some(client_certificates);
         Self { tls, ..self }
+    }
+
+    /// With further flags of etcd's own.
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(ToString::to_string));
+        self
     }
 
     /// In a namespace, where it listens at `address`.
@@ -67,8 +73,7 @@ impl<'a> Setup<'a> {
     /// Watches are told every few seconds how far it is, as an API server wants it: it has nothing
     /// else to tell in its bookmarks.
     pub fn with_progress(self) -> Self {
-        let progress = true;
-        Self { progress, ..self }
+        self.flags(&["--experimental-watch-progress-notify-interval=5s"])
     }
 
     /// Starts it and waits until it answers.
@@ -102,7 +107,7 @@ impl<'a> Setup<'a> {
                 .map(|(netns, _)| Netns::open(netns.name()))
                 .transpose()?,
             tls,
-            progress: self.progress,
+            flags: self.flags,
             root_password: None,
             kept: false,
         };

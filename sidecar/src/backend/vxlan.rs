@@ -270,14 +270,16 @@ struct Peer {
     subnet: IpNet,
     public_ip: IpAddr,
     mac: Mac,
+    vni: Option<u32>,
 }
 
-/// A peer's half of `BackendData`; its VNI is not compared with ours, as flannel does not.
+/// A peer's half of `BackendData`. Without a VNI it is taken to have ours: older flannelds write
+/// none, and other programs that make peers (F5's BIG-IP, of Nodes) leave it out as well.
 #[derive(Debug, Deserialize, Default)]
 #[serde(default)]
 struct Data {
     #[serde(rename = "VNI")]
-    _vni: u32,
+    vni: Option<u32>,
     #[serde(rename = "VtepMAC")]
     vtep_mac: String,
 }
@@ -286,7 +288,7 @@ struct Data {
 #[derive(Debug, Deserialize)]
 struct Usual<'a> {
     #[serde(rename = "VNI")]
-    _vni: u32,
+    vni: u32,
     #[serde(rename = "VtepMAC")]
     vtep_mac: &'a str,
 }
@@ -308,12 +310,12 @@ impl Peer {
             .ok_or_else(|| format!("its value has no {key}"))?;
         let wrong = |reason: String| format!("its value: field {key}: {reason}");
         // The usual spelling costs a small part of what the general one does.
-        let mac = match serde_json::from_str(data) {
-            Ok(Usual { vtep_mac, .. }) => vtep_mac.parse(),
+        let (vni, mac) = match serde_json::from_str(data) {
+            Ok(Usual { vni, vtep_mac }) => (Some(vni), vtep_mac.parse()),
             Err(_) => {
                 let data: Data =
                     go_json::from_slice(data.as_bytes()).map_err(|e| wrong(e.to_string()))?;
-                data.vtep_mac.parse()
+                (data.vni, data.vtep_mac.parse())
             }
         };
         let mac: Mac = mac.map_err(|e| wrong(format!("VtepMAC: {e}")))?;
@@ -324,6 +326,7 @@ impl Peer {
             subnet,
             public_ip: *public_ip,
             mac,
+            vni,
         }))
     }
 }
@@ -357,6 +360,12 @@ fn place(
 }
 
 fn enter_tunnel(peer: &Peer, device: &mut Device) -> Result<(), String> {
+    // Its device would drop every packet of ours.
+    if let (Some(theirs), Kind::Vxlan(Vxlan { vni: ours, .. })) = (peer.vni, &device.link.kind)
+        && theirs != *ours
+    {
+        return Err(format!("its VNI is {theirs}, ours {ours}"));
+    }
     if Some(peer.mac) == device.link.mac {
         return Err(format!("its VTEP MAC {} is our own", peer.mac));
     }

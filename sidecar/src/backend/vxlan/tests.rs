@@ -182,6 +182,11 @@ fn a_peer_whose_data_is_of_no_use_is_skipped_with_its_field() {
             r#","BackendData":{"VNI":"1","VtepMAC":"02:00:00:00:00:39"}"#,
             "VNI",
         ),
+        (
+            "10.5.44.0-24",
+            r#","BackendData":{"VNI":9,"VtepMAC":"02:00:00:00:00:43"}"#,
+            "its VNI is 9, ours 1",
+        ),
         ("10.5.40.0-24", r#","BackendData":5"#, "BackendData"),
         ("10.5.41.0-24", r#","BackendData":{}"#, "VtepMAC"),
         (
@@ -202,7 +207,7 @@ fn a_peer_whose_data_is_of_no_use_is_skipped_with_its_field() {
     ));
     values.push((
         "10.5.36.0-24",
-        r#","backenddata":{"vtepmac":"02:00:00:00:00:36","vni":9}"#,
+        r#","backenddata":{"vtepmac":"02:00:00:00:00:36","vni":1}"#,
     ));
     let (tables, skipped) = peer_tables(&values);
     assert_eq!(tables.routes.len(), 2);

@@ -294,6 +294,27 @@ fn every_change_is_seen_and_what_is_no_lease_is_named() {
     });
 }
 
+/// What another machine does on a shared disk is no event here. So is, to the same effect, what is
+/// written into a file that nobody closes: only its times tell.
+#[test]
+fn what_inotify_does_not_tell_is_found_by_the_full_read() {
+    use std::os::unix::fs::FileExt;
+
+    let f = fixture();
+    f.put("10.5.30.0-24", &value(30), in_future(60));
+    run(async {
+        let mut table = crate::lease_table::LeaseTable::default();
+        let mut events = watching(&f, Duration::from_millis(200));
+        follow(&mut events, &mut table, |t| t.leases().count() == 1).await;
+        let path = f.dir.path().join("subnets/10.5.30.0-24");
+        let file = fs::File::options().write(true).open(path).unwrap();
+        // Written now, it ends now.
+        file.write_all_at(value(31).as_bytes(), 0).unwrap();
+        follow(&mut events, &mut table, |t| t.leases().count() == 0).await;
+        drop(file);
+    });
+}
+
 fn run_rename(f: &Fixture, name: &str, value: &str) {
     f.put(".new", value, in_future(60));
     let dir = f.dir.path().join("subnets");

@@ -169,6 +169,69 @@ fn a_user_stays_known_when_tokens_go_stale() {
 }
 
 #[test]
+fn a_token_that_has_ended_is_renewed() {
+    skip_unless!(installed());
+    let setup = Setup::default().flags(&["--auth-token-ttl=1"]);
+    let mut etcd = setup.start().unwrap();
+    etcd.enable_users("flannel", "pass-w0rd").unwrap();
+    let mut options = options(&etcd, DAY);
+    options.credentials = Credentials::new("flannel", "pass-w0rd").unwrap();
+    run(async {
+        let node = EtcdStore::new(options);
+        let held = node.acquire(&claim(100)).await.unwrap();
+        let claim = holding(claim(100), held.subnets);
+        let mut following = Following::start(node.clone());
+        following
+            .until("it", |table| table.get(&held.subnets).is_some())
+            .await;
+        for n in [7, 8] {
+            // A token that is not used ends a second after its last use.
+            following.for_a_while(Duration::from_secs(3)).await;
+            let renewal = node.renew(&claim).await.unwrap();
+            assert!(matches!(renewal, Renewal::Renewed(_)), "{renewal:?}");
+            etcd.put_all(&keyed(&[entry(n)]), None).unwrap();
+            let new = subnets(&entry(n).0);
+            following
+                .until("a new one", |table| table.get(&new).is_some())
+                .await;
+        }
+        assert_eq!((snapshots(&following), following.removals()), (1, 0));
+    });
+}
+
+/// Without word of progress a watch in which nothing happens stays where it began, and what comes
+/// behind is compacted away one day.
+#[test]
+fn a_quiet_watch_moves_on_and_is_resumed_behind_a_compaction() {
+    skip_unless!(installed());
+    let setup = Setup::default().flags(&["--experimental-watch-progress-notify-interval=1s"]);
+    let mut etcd = setup.start().unwrap();
+    run(async {
+        etcd.put_all(&keyed(&(1..=9).map(entry).collect::<Vec<_>>()), Some(3600))
+            .unwrap();
+        let mut following = Following::start(store(&etcd, DAY));
+        following
+            .until("nine", |table| table.leases().count() == 9)
+            .await;
+        // Others use this etcd, too.
+        for n in 0..20 {
+            etcd.put("/elsewhere", &n.to_string(), None).unwrap();
+        }
+        following.for_a_while(Duration::from_secs(4)).await;
+        etcd.compact().unwrap();
+        etcd.kill_all();
+        etcd.start_all().unwrap();
+        etcd.delete_all(&[key("10.5.1.0-24")]).unwrap();
+        following
+            .until("a deletion", |table| {
+                table.get(&subnets("10.5.1.0-24")).is_none()
+            })
+            .await;
+        assert_eq!((snapshots(&following), following.removals()), (1, 1));
+    });
+}
+
+#[test]
 fn a_compacted_history_is_listed_again() {
     skip_unless!(installed());
     let mut etcd = Etcd::start().unwrap();
