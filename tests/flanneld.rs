@@ -247,6 +247,7 @@ fn keys_of_the_other_shape_break_neither_twilld_nor_a_flanneld_beside_it() -> Re
     let flanneld = skip_unless!(flanneld::installed());
     let mut mixed = Mixed::lay_out(&flanneld, 2, dual_stack())?;
     mixed.start(0, Kind::Flanneld)?;
+    let theirs = mixed.leases()?;
     // From here on nodes that start have IPv4 alone.
     mixed.configure(&v4_only())?;
     mixed.start(1, Kind::Twilld)?;
@@ -259,5 +260,68 @@ fn keys_of_the_other_shape_break_neither_twilld_nor_a_flanneld_beside_it() -> Re
     assert!(dual.view().ping(to_ours, 3, REPLY)?.complete());
     mixed.seen_to_follow(&[0, 1], extra(&dual_stack()))?;
     mixed.seen_to_follow(&[0, 1], EXTRA)?;
+    let leases = mixed.leases()?;
+    assert!(
+        leases.len() == 2 && leases.contains(&theirs[0]),
+        "{leases:#?}"
+    );
+    Ok(())
+}
+
+/// A flanneld with IPv4 alone would die of the first dual-stack key, so twilld writes none while
+/// there is one; when its node can do both, all have both, and no node's IPv4 subnet is another.
+#[test]
+fn a_dual_stack_twilld_beside_a_flanneld_with_ipv4_alone_holds_its_ipv6_back() -> Result<()> {
+    skip_unless!(etcd::installed());
+    let flanneld = skip_unless!(flanneld::installed());
+    let mut mixed = Mixed::lay_out(&flanneld, 3, v4_only())?;
+    mixed.start(0, Kind::Flanneld)?;
+    let theirs = mixed.leases()?;
+    // From here on nodes that start have both families.
+    mixed.configure(&dual_stack())?;
+    mixed.start(1, Kind::Twilld)?;
+    mixed.start(2, Kind::Twilld)?;
+    mixed.in_sync()?;
+    let pods = [0, 1, 2].map(|index| mixed.cluster.pod(index));
+    let pods = pods.into_iter().collect::<Result<Vec<_>>>()?;
+    let reach_each_other = || -> Result<()> {
+        for from in &pods {
+            for to in &pods {
+                assert!(from.ping(to, 3, REPLY)?.complete());
+            }
+        }
+        Ok(())
+    };
+    reach_each_other()?;
+    mixed.seen_to_follow(&[0, 1, 2], EXTRA)?;
+    let leases = mixed.leases()?;
+    assert_eq!(leases.len(), 3, "{leases:#?}");
+    assert!(leases.contains(&theirs[0]), "{leases:#?}");
+    let is_dual = |(key, _): &(String, String)| key.contains('&');
+    assert!(!leases.iter().any(is_dual), "{leases:#?}");
+
+    // twilld comes in flanneld's place, with both families.
+    let streams = [(1, 0), (2, 1)]
+        .map(|(from, to): (usize, usize)| Stream::start(pods[from].netns(), pods[to].ip()?));
+    mixed.cluster.member_mut(0).stop_daemon(SOON)?;
+    mixed.start(0, Kind::Twilld)?;
+    wait::until_true("leases of both families", SOON, || {
+        let leases = mixed.leases()?;
+        Ok(leases.len() == 3 && leases.iter().all(is_dual))
+    })?;
+    let v4 = |(key, _): &(String, String)| key.split('&').next().map(str::to_owned);
+    let v4_of = |leases: &[(String, String)]| leases.iter().map(v4).collect::<Vec<_>>();
+    assert_eq!(v4_of(&mixed.leases()?), v4_of(&leases));
+    mixed.in_sync()?;
+    reach_each_other()?;
+    for stream in streams {
+        assert_eq!(stream?.end()?.lost, Vec::<usize>::new());
+    }
+    let new = [mixed.cluster.pod(1)?, mixed.cluster.pod(2)?];
+    for ip in new[1].added().ips() {
+        let reached = || Ok(new[0].view().ping(ip, 3, REPLY)?.complete());
+        wait::until_true(&format!("{ip} is reached"), SOON, reached)?;
+    }
+    assert_eq!(new[1].added().ips().len(), 2);
     Ok(())
 }

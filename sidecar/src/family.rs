@@ -121,6 +121,14 @@ impl<T> ByFamily<T> {
         self.iter().map(|(family, _)| family)
     }
 
+    /// The same without the values of other families.
+    pub fn only(self, family: Family) -> Self {
+        match family {
+            Family::V4 => Self { v6: None, ..self },
+            Family::V6 => Self { v4: None, ..self },
+        }
+    }
+
     /// Whether no family has a value.
     pub fn is_empty(&self) -> bool {
         self.v4.is_none() && self.v6.is_none()

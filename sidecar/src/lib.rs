@@ -14,7 +14,8 @@
 //!
 //! With vxlan on demand only the peers in use are in the kernel's tables (`demand`).
 //!
-//! Beside the loop: `keeper` renews this node's lease, `health` answers probes, `persist` remembers
+//! Beside the loop: `config` waits for the configuration and follows it, `restraint` says when a
+//! dual-stack node holds its IPv6 back, `keeper` renews this node's lease, `health` answers probes, `persist` remembers
 //! what must survive a reboot, `offload` finds out whether checksums may be left to the hardware. `subnet` decides which subnet to take, `net_conf` and `flags` read
 //! what people write, `masquerade` says which nftables rules there are, `sweep` deletes the pods'
 //! interfaces that DEL has left to us, and `subnet_env` is the file in which the CNI plugin finds all
@@ -26,6 +27,7 @@ pub mod backend;
 mod budget;
 mod carrier;
 mod concern;
+mod config;
 pub mod demand;
 pub mod desired;
 pub mod diff;
@@ -47,6 +49,7 @@ pub mod peers;
 pub mod persist;
 mod prepare;
 mod reconcile;
+mod restraint;
 mod run;
 pub mod standing;
 pub mod store;

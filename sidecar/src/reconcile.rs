@@ -68,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) net_conf: NetConf,
     /// What is ours of what we publish.
     pub(crate) identity: Identity,
+    /// The families that we publish an address of; those that we hold a subnet of are among them.
+    pub(crate) published: Vec<Family>,
     /// The subnets that we hold.
     pub(crate) subnets: Subnets,
     /// What the operator asked of the underlay.

@@ -1,17 +1,17 @@
 //! The start, in order: configuration, underlay, memory, lease; then the tasks that go on.
 
-use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::apply::Kernel;
 use crate::backend::Identity;
+use crate::config::{self, Config};
 use crate::family::Family;
 use crate::flags::{Flags, OnLeaseLoss, StoreChoice};
 use crate::health::{self, Readiness};
@@ -22,6 +22,7 @@ use crate::peers::Node;
 use crate::persist::{Remembered, StateFile};
 use crate::prepare;
 use crate::reconcile::{Reconciler, Settings};
+use crate::restraint;
 use crate::store::etcd::EtcdStore;
 use crate::store::file::FileStore;
 use crate::store::kube::KubeStore;
@@ -32,8 +33,6 @@ use crate::sweep;
 use crate::tables::Facts;
 use crate::underlay::{self, Underlay, Wish};
 
-/// How often a configuration that is missing or wrong is looked for again, as flanneld does.
-const CONFIG_RETRY: Duration = Duration::from_secs(1);
 /// The waits between attempts at a store that fails double from the first to the last.
 const STORE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Between looks at a store that waits for something, as flanneld does.
@@ -100,34 +99,50 @@ async fn serve_from(
         "starting"
     );
     if let Some(network) = flags.network {
-        init_config(&store, &network).await;
+        config::init(&store, &network).await;
     }
+    let mut config = None;
     loop {
         let taken = Instant::now();
-        let holder = serve_lease(&store, flags, &subnet_file, ready.clone()).await?;
-        if flags.on_lease_loss != OnLeaseLoss::Renumber {
-            bail!(
+        let now = match config.take() {
+            Some(config) => config,
+            None => config::wait_for(&store).await?,
+        };
+        match serve_lease(&store, flags, now, &subnet_file, ready.clone()).await? {
+            Ended::Lost(holder) if flags.on_lease_loss != OnLeaseLoss::Renumber => bail!(
                 "our lease is somebody else's now ({holder}), which --on-lease-loss makes the end"
-            );
+            ),
+            Ended::Lost(holder) => {
+                warn!(
+                    holder,
+                    "taking another subnet: pods that run have no network until they are made anew"
+                );
+                subnet_file.withdraw();
+            }
+            Ended::Again(with) => config = Some(*with),
         }
-        warn!(
-            holder,
-            "taking another subnet: pods that run have no network until they are made anew"
-        );
-        subnet_file.withdraw();
         // A store that changes its mind all the time is not followed faster than this.
         sleep(RENUMBER.saturating_sub(taken.elapsed())).await;
     }
 }
 
-/// From the configuration to the loss of the lease; says who has it then.
+/// Why a lease is not served any more.
+enum Ended {
+    /// Somebody else has it.
+    Lost(String),
+    /// Another one is to be taken, or more of it, by this configuration.
+    Again(Box<Config>),
+}
+
+/// From the configuration to the end of the lease that is taken by it.
 async fn serve_lease(
     store: &impl Store,
     flags: &Flags,
+    config: Config,
     subnet_file: &SubnetFile,
     ready: Readiness,
-) -> anyhow::Result<String> {
-    let net_conf = wait_for_config(store).await?;
+) -> anyhow::Result<Ended> {
+    let mut net_conf = config.net_conf.clone();
     let what = "ask the store about this node";
     let node = keep_trying(what, subnet_file, || store.facts()).await?;
     let wish = wish_of(flags, &node)?;
@@ -144,12 +159,22 @@ async fn serve_lease(
     let mut remembered = recall(&state_file);
     let identity =
         prepare::identity(&net_conf, &facts, &remembered, &node, &flags.state_dir).await?;
-    let claim = Claim {
+    let mut claim = Claim {
         ranges: net_conf.ranges,
         lease: backend.lease(&underlay, &identity),
         // The subnet file comes first: running pods have addresses out of it.
         previous: subnet_file.subnets().or(remembered.subnets),
     };
+    let what = "ask the store about other nodes";
+    let hurt = keep_trying(what, subnet_file, || store.hurt_by(&claim)).await?;
+    if let Some(holder) = &hurt {
+        warn!(
+            holder,
+            "this node holds its IPv6 back: another one has IPv4 alone, and a flanneld there would follow its peers no more if it saw the lease of a node with both; restart what runs there with the present configuration, or delete its lease if it is gone"
+        );
+        net_conf.ranges = net_conf.ranges.only(Family::V4);
+        claim.ranges = net_conf.ranges;
+    }
     let held = keep_trying("take a lease", subnet_file, || store.acquire(&claim)).await?;
     subnet_file.hold(held.subnets);
     let reserved = held.expires.is_none();
@@ -168,6 +193,9 @@ async fn serve_lease(
     };
     prepare::lease_taken(&net_conf, &as_peers_see_us).await?;
     let start = Start {
+        config,
+        net_conf,
+        holds_back: hurt.is_some(),
         kernel,
         underlay,
         identity,
@@ -175,11 +203,15 @@ async fn serve_lease(
         subnet_file: subnet_file.clone(),
         ready,
     };
-    supervise(flags, store, net_conf, claim, held, start).await
+    supervise(flags, store, claim, held, start).await
 }
 
 /// What the start has found out.
 struct Start {
+    config: Config,
+    /// What of the configuration this node does.
+    net_conf: NetConf,
+    holds_back: bool,
     kernel: Kernel,
     underlay: Underlay,
     identity: Identity,
@@ -191,11 +223,10 @@ struct Start {
 async fn supervise(
     flags: &Flags,
     store: &impl Store,
-    net_conf: NetConf,
     mut claim: Claim,
     held: Held,
     start: Start,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Ended> {
     let keep = doubt::at_start(&held, claim.previous);
     if let Some(time) = keep {
         warn!(
@@ -205,8 +236,10 @@ async fn supervise(
     }
     claim.previous = Some(held.subnets);
     let lease = claim.lease.clone();
+    let wish = start.wish.clone();
     let settings = Settings {
-        net_conf,
+        published: start.config.net_conf.ranges.families().collect(),
+        net_conf: start.net_conf,
         identity: start.identity,
         subnets: held.subnets,
         wish: start.wish,
@@ -220,8 +253,17 @@ async fn supervise(
         keep_until: keep.map(|time| Instant::now() + time),
     };
     let (wishes, for_keeper) = mpsc::channel(1);
-    let (to_loop, events) = mpsc::channel(EVENTS);
-    spawn_local(doubt::watch(store.clone(), held.subnets, to_loop));
+    let (to_loop, mut events) = mpsc::channel(EVENTS);
+    let own = held.subnets;
+    spawn_local(doubt::watch(store.clone(), own, to_loop));
+    let (over, mut free) = oneshot::channel();
+    if start.holds_back {
+        let (to_loop, passed_on) = mpsc::channel(EVENTS);
+        let from = std::mem::replace(&mut events, passed_on);
+        spawn_local(restraint::pass_on(from, to_loop, own, over));
+    }
+    let can_do = |net_conf: &NetConf| can_do(&wish, net_conf);
+    let other = config::follow(store, &start.config, &own, can_do);
     let keeper = Keeper {
         store: store.clone(),
         claim,
@@ -240,54 +282,25 @@ async fn supervise(
     } = start;
     let reconciler = Reconciler::new(settings, kernel, underlay, lease, wishes, ready);
     // Dropped together, they end the watch, too.
-    let lost = tokio::select! {
+    let ended = tokio::select! {
         () = reconciler.run(events) => None,
-        lost = keeper.run(for_keeper) => lost,
-    };
-    lost.context("the stream of leases ended, which is a fault of this program")
-}
-
-async fn init_config(store: &impl Store, network: &impl Display) {
-    let text = format!("{{\"Network\":\"{network}\",\"Backend\":{{\"Type\":\"vxlan\"}}}}\n");
-    match store.init_config(text.as_bytes()).await {
-        Ok(true) => info!(%network, "wrote the configuration"),
-        Ok(false) => {}
-        Err(error) => warn!(%error, "cannot write the configuration that --network asks for"),
-    }
-}
-
-/// Waits for a configuration that can be used, saying once what is wrong with the one there is.
-async fn wait_for_config(store: &impl Store) -> anyhow::Result<NetConf> {
-    let parse = match store.gives_subnets() {
-        true => NetConf::parse_for_given_subnets,
-        false => NetConf::parse,
-    };
-    let mut told = String::new();
-    loop {
-        let problem = match store.config().await {
-            Ok(Some(text)) => match parse(&text) {
-                Ok(net_conf) => return Ok(net_conf),
-                Err(error) => {
-                    let problem = format!("config in {}: {error}", store.describe());
-                    if error.fatal {
-                        bail!(problem);
-                    }
-                    problem
-                }
-            },
-            Ok(None) => format!(
-                "no config in {}: {}",
-                store.describe(),
-                store.config_advice()
-            ),
-            Err(error) => error.to_string(),
-        };
-        if problem != told {
-            warn!(%problem, "waiting for a configuration");
-            told = problem;
+        lost = keeper.run(for_keeper) => lost.map(Ended::Lost),
+        other = other => Some(Ended::Again(Box::new(other))),
+        Ok(()) = &mut free => {
+            info!("every node can live with IPv6 now, taking a subnet of it");
+            Some(Ended::Again(Box::new(start.config.clone())))
         }
-        sleep(CONFIG_RETRY).await;
-    }
+    };
+    ended.context("the stream of leases ended, which is a fault of this program")
+}
+
+/// Whether this node can do what a configuration asks of it.
+fn can_do(wish: &Wish, net_conf: &NetConf) -> anyhow::Result<()> {
+    let mut kernel = Kernel::open().context("open netlink sockets")?;
+    let facts = kernel.dump(&[]).context("read the network's state")?;
+    let underlay = choose_underlay(&mut kernel, &facts, wish, net_conf)?;
+    let checked = net_conf.backend.check(&net_conf.ranges, &underlay);
+    checked.map_err(|reason| anyhow!(reason))
 }
 
 fn wish_of(flags: &Flags, node: &NodeFacts) -> anyhow::Result<Wish> {

@@ -125,18 +125,34 @@ pub fn choose(
     let is_free = |subnets: &Subnets| !others.iter().any(|taken| taken.subnets.overlaps(subnets));
     let choice = match claim.previous {
         Some(previous) if claim.fits(&previous) && is_free(&previous) => Choice::Previous(previous),
-        _ => Choice::Fresh(fresh(claim, &others, &mut pick)?),
+        _ => {
+            let before = claim.previous.into_iter().chain(release.iter().copied());
+            let before: Vec<Subnets> = before.collect();
+            Choice::Fresh(fresh(claim, &before, &others, &mut pick)?)
+        }
     };
     Ok(Decision { release, choice })
 }
 
+/// Of every family what we had `before` where that can be: pods that run have addresses of it,
+/// whatever has become of the other family. Else one of the free ones.
 fn fresh(
     claim: &Claim,
+    before: &[Subnets],
     others: &[&Taken],
     pick: &mut impl FnMut(usize) -> usize,
 ) -> Result<Subnets, OutOfSubnets> {
     let mut chosen = Vec::new();
     for (family, range) in claim.ranges.iter() {
+        let is_free = |subnet: &IpNet| {
+            let alone = Subnets::new([*subnet]);
+            alone.is_some_and(|alone| !others.iter().any(|other| other.subnets.overlaps(&alone)))
+        };
+        let mut before = before.iter().filter_map(|subnets| subnets.get(family));
+        if let Some(kept) = before.find(|subnet| range.gives_out(*subnet) && is_free(subnet)) {
+            chosen.push(kept);
+            continue;
+        }
         let taken = others.iter().filter_map(|taken| taken.subnets.get(family));
         let free = free_subnets(range, taken, CANDIDATES);
         if free.is_empty() {
@@ -189,6 +205,43 @@ mod tests {
     use std::collections::BTreeSet;
 
     const OURS: &str = r#"{"PublicIP":"192.168.50.1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:aa:bb"}}"#;
+
+    #[test]
+    fn a_family_that_is_new_or_gone_does_not_cost_the_other_its_subnet() {
+        let dual: ByFamily<SubnetRange> = [
+            (Family::V4, range("10.5.0.0/16", "10.5.1.0", "10.5.40.0")),
+            (
+                Family::V6,
+                SubnetRange {
+                    subnet_len: 64,
+                    ..range("fd00:5::/48", "fd00:5:0:1::", "fd00:5:0:28::")
+                },
+            ),
+        ]
+        .into_iter()
+        .collect();
+        let lease = Lease::parse(OURS.as_bytes()).unwrap();
+        let decide = |ranges, key: &str| {
+            let claim = Claim {
+                ranges,
+                lease: lease.clone(),
+                previous: None,
+            };
+            let taken = Taken {
+                subnets: key.parse().unwrap(),
+                lease: Some(lease.clone()),
+            };
+            let decision = choose(&claim, &[taken], |_| 7).unwrap();
+            assert_eq!(decision.release, [key.parse().unwrap()]);
+            match decision.choice {
+                Choice::Fresh(subnets) => subnets.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(decide(dual, "10.5.30.0-24"), "10.5.30.0-24&fd00:5:0:8::-64");
+        let v4 = dual.only(Family::V4);
+        assert_eq!(decide(v4, "10.5.30.0-24&fd00:5:0:9::-64"), "10.5.30.0-24");
+    }
 
     fn range(network: &str, min: &str, max: &str) -> SubnetRange {
         SubnetRange {

@@ -199,12 +199,12 @@ impl Reconciler {
 
     fn choose_underlay(&mut self, facts: &Facts) -> Result<Underlay, String> {
         let wish = &self.settings.wish;
-        let families: Vec<Family> = self.settings.net_conf.ranges.families().collect();
         let towards = match wish.can_reach {
             Some(ip) => self.kernel.towards(ip).map_err(|e| e.to_string())?,
             None => None,
         };
-        underlay::select(facts, wish, &families, towards.as_ref()).map_err(|e| e.to_string())
+        underlay::select(facts, wish, &self.settings.published, towards.as_ref())
+            .map_err(|e| e.to_string())
     }
 
     /// Remembers what steps are decided from, and which devices are ours.

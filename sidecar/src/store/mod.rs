@@ -14,14 +14,19 @@ pub mod migrate;
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tracing::debug;
 
 use crate::family::ByFamily;
 use crate::lease::Lease;
 use crate::subnet::{Claim, OutOfSubnets};
 use crate::subnets::Subnets;
+
+/// Between looks at a configuration whose changes nobody tells us: it is one small file.
+const CONFIG_LOOKS: Duration = Duration::from_secs(2);
 
 /// One entry of a store: its name there, and the lease or why it is not one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,8 +140,30 @@ pub trait Store: Clone + 'static {
     /// The bytes of the configuration; `None` if nobody has written one.
     fn config(&self) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>>;
 
+    /// Waits until the configuration is another than `known`; what it is then, `None` if there is
+    /// none any more. Faults of the store are retried inside.
+    fn config_changed(&self, known: Option<Vec<u8>>) -> impl Future<Output = Option<Vec<u8>>> {
+        async move {
+            loop {
+                sleep(CONFIG_LOOKS).await;
+                match self.config().await {
+                    Ok(now) if now != known => return now,
+                    Ok(_) => {}
+                    Err(error) => debug!(%error, "the configuration cannot be looked at"),
+                }
+            }
+        }
+    }
+
     /// Writes a configuration if there is none. Whether it did.
     fn init_config(&self, config: &[u8]) -> impl Future<Output = Result<bool, StoreError>>;
+
+    /// A node that would be hurt if this one took subnets of all the families that it claims, in
+    /// words; the module `restraint` says which.
+    fn hurt_by(&self, claim: &Claim) -> impl Future<Output = Result<Option<String>, StoreError>> {
+        let _ = claim;
+        async { Ok(None) }
+    }
 
     /// Takes a lease for this node by the rules of [`crate::subnet::choose`].
     fn acquire(&self, claim: &Claim) -> impl Future<Output = Result<Held, StoreError>>;

@@ -12,6 +12,7 @@
 //! transaction that says what must not have changed, so that nobody's claim is ever overwritten.
 
 mod client;
+mod config;
 mod connection;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
@@ -41,7 +42,9 @@ use self::listing::{Listing, RANGE};
 use self::proto::{
     Compare, KeyValue, PutRequest, RangeRequest, RangeResponse, Request, TxnRequest, TxnResponse,
 };
+use crate::family::Family;
 use crate::lease::Lease;
+use crate::restraint;
 use crate::store::claims::{held_by, overlapping, random_below};
 use crate::store::{Held, LeaseEvent, Renewal, Store, StoreError};
 use crate::subnet::{Choice, Claim, choose};
@@ -128,7 +131,12 @@ impl EtcdStore {
     }
 
     async fn try_acquire(&self, claim: &Claim) -> Result<Attempt<Held>, StoreError> {
-        let mut listing = self.list().await?;
+        // One that was made a moment ago will do: every write says what must not have changed.
+        let listed = self.first.take();
+        let mut listing = match listed {
+            Some(listing) => listing,
+            None => self.list().await?,
+        };
         let decision = choose(claim, &listing.taken, random_below)?;
         let failed = |subnets: Subnets| {
             move |error: CallError| error.during(self.at("claim", &subnets.to_string()))
@@ -255,6 +263,10 @@ impl Store for EtcdStore {
         Ok(present.map(|kv| kv.value.to_vec()))
     }
 
+    async fn config_changed(&self, known: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        config::changed(&self.client, self.keys.config(), known).await
+    }
+
     async fn init_config(&self, config: &[u8]) -> Result<bool, StoreError> {
         let key = prost::bytes::Bytes::from(self.keys.config().to_owned());
         let put = Request::Put(PutRequest {
@@ -267,6 +279,24 @@ impl Store for EtcdStore {
             .await;
         let answer = answer.map_err(|e| e.during(self.at("write", self.keys.config())))?;
         Ok(answer.succeeded)
+    }
+
+    async fn hurt_by(&self, claim: &Claim) -> Result<Option<String>, StoreError> {
+        if claim.ranges.families().count() < 2 {
+            return Ok(None);
+        }
+        let listing = self.list().await?;
+        let leases = listing
+            .taken
+            .iter()
+            .filter_map(|taken| Some((&taken.subnets, taken.lease.as_ref()?)));
+        // A key of ours that has both families is there already, for all to see.
+        let others = leases.filter(|(subnets, lease)| {
+            subnets.get(Family::V6).is_some() || !claim.owns(subnets, lease)
+        });
+        let hurt = restraint::on_account_of(others).map(|(subnets, lease)| held_by(subnets, lease));
+        self.first.replace(Some(listing));
+        Ok(hurt)
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Held, StoreError> {

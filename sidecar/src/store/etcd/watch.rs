@@ -18,7 +18,7 @@ use super::proto::{
 };
 use crate::store::LeaseEvent;
 
-const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const DELETED: i32 = 1;
 
 /// Why following came to an end for now.

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
 use twilld::store::{Renewal, Store};
 
-use super::following::Following;
+use super::following::{DEADLINE, Following};
 use super::{DAY, Fixture, claim, entry, holding, lease, subnets};
 
 pub(crate) async fn while_the_store_is_gone_nothing_changes_and_afterwards_nothing_flaps(
@@ -123,4 +125,43 @@ pub(crate) async fn clocks_that_jump_end_no_lease(f: impl Fixture) {
     f.set_clocks(60 * 60);
     let other = f.node(DAY).acquire(&super::claim(101)).await.unwrap();
     assert!(following.table.get(&other.subnets).is_none());
+}
+
+pub(crate) async fn a_changed_configuration_is_noticed_also_after_the_store_was_gone(
+    mut f: impl Fixture,
+) {
+    let texts = ["10.5.0.0/16", "10.4.0.0/15", "10.4.0.0/14"]
+        .map(|network| format!("{{\"Network\":\"{network}\"}}\n"));
+    let is = |known: &Option<Vec<u8>>, text: &str| known.as_deref() == Some(text.as_bytes());
+    f.write_config(&texts[0]);
+    let node = f.node(DAY);
+    let known = node.config().await.unwrap();
+    assert!(is(&known, &texts[0]), "{known:?}");
+    let follow = |known: Option<Vec<u8>>| {
+        let node = node.clone();
+        spawn_local(async move { node.config_changed(known).await })
+    };
+    let mut following = follow(known);
+    // The same once more is no change.
+    f.write_config(&texts[0]);
+    assert!(
+        timeout(Duration::from_secs(3), &mut following)
+            .await
+            .is_err()
+    );
+    f.write_config(&texts[1]);
+    let known = timeout(DEADLINE, following).await.unwrap().unwrap();
+    assert!(is(&known, &texts[1]), "{known:?}");
+    let mut following = follow(known);
+    sleep(Duration::from_secs(1)).await;
+    f.take_away();
+    assert!(
+        timeout(Duration::from_secs(3), &mut following)
+            .await
+            .is_err()
+    );
+    f.bring_back();
+    f.write_config(&texts[2]);
+    let known = timeout(DEADLINE, following).await.unwrap().unwrap();
+    assert!(is(&known, &texts[2]), "{known:?}");
 }

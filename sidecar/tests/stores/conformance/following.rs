@@ -11,7 +11,7 @@ use twilld::store::{LeaseEvent, Store, doubt};
 use twilld::subnets::Subnets;
 
 /// For what a store does by itself, on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The table as it stands, and what has come.
 pub(crate) struct Following {

@@ -139,6 +139,7 @@ macro_rules! suite {
             without_the_store_claims_fail_and_work_again_afterwards,
             a_store_that_comes_back_empty_takes_no_peer_away,
             clocks_that_jump_end_no_lease,
+            a_changed_configuration_is_noticed_also_after_the_store_was_gone,
         }
     };
 }

@@ -97,6 +97,10 @@ fn peer(name: &str, cidrs: &[&str], n: u16) -> Value {
 }
 
 impl Cluster {
+    fn net_conf_path(&self) -> PathBuf {
+        self.server.borrow().dir().join("net-conf.json")
+    }
+
     fn change(&self, changes: &[Change]) {
         self.server.borrow_mut().change(changes).unwrap();
     }
@@ -134,7 +138,9 @@ impl Fixture for Cluster {
         self.nodes.set(n + 1);
         let node = node::node(&own_name(n), &[&own_cidr(n)], &[]);
         self.change(&[Change::Create(NODES.to_owned(), node)]);
-        store(&self.server.borrow(), &own_name(n))
+        let mut options = options(as_admin(&self.server.borrow()), &own_name(n));
+        options.net_conf_path = self.net_conf_path();
+        KubeStore::new(options).unwrap()
     }
 
     fn put(&self, entries: &[(String, String)]) {
@@ -197,8 +203,12 @@ impl Fixture for Cluster {
         self.present().into_iter().filter_map(entry).collect()
     }
 
-    fn write_config(&self, _text: &str) {
-        unreachable!("the promise about it does not apply");
+    /// As a kubelet does with a ConfigMap: renamed into place.
+    fn write_config(&self, text: &str) {
+        let path = self.net_conf_path();
+        let new = path.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, path).unwrap();
     }
 
     fn take_away(&mut self) {
