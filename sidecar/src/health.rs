@@ -22,22 +22,22 @@ use tracing::{debug, error, info};
 const RETRY: Duration = Duration::from_secs(30);
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether the node can carry traffic: set once, when `subnet.env` is written.
+/// Whether the node can carry traffic and may have pods: whether `subnet.env` is there.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Readiness(watch::Sender<bool>);
 
 impl Readiness {
-    /// From now on `/readyz` says 200.
-    pub(crate) fn set(&self) {
-        self.0.send_replace(true);
+    /// From now on `/readyz` says 200, or 503.
+    pub(crate) fn set(&self, ready: bool) {
+        self.0.send_replace(ready);
     }
 
-    /// Whether it was set.
+    /// Whether it is.
     pub(crate) fn get(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Returns when it is set.
+    /// Returns when it is.
     pub(crate) async fn wait(&self) {
         // The sender is our own: it is not gone.
         let _ = self.0.subscribe().wait_for(|ready| *ready).await;

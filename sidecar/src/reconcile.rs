@@ -18,7 +18,7 @@ use std::time::Duration;
 use kernel::monitor::Monitor;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::apply::{self, Kernel};
 use crate::backend::Identity;
@@ -29,7 +29,6 @@ use crate::desired::desired;
 use crate::diff::{Plan, diff, without_departures};
 use crate::due::Due;
 use crate::family::{ByFamily, Family};
-use crate::health::Readiness;
 use crate::keeper::Wish as KeeperWish;
 use crate::lease::Lease;
 use crate::lease_table::LeaseTable;
@@ -95,7 +94,6 @@ pub(crate) struct Reconciler {
     lease: Lease,
     wanted: Wanted,
     keeper: mpsc::Sender<KeeperWish>,
-    ready: Readiness,
     /// What the last round saw, without what is ours.
     facts: Facts,
     /// Our devices by number, as the last round saw them.
@@ -129,7 +127,6 @@ impl Reconciler {
         underlay: Underlay,
         lease: Lease,
         keeper: mpsc::Sender<KeeperWish>,
-        ready: Readiness,
     ) -> Self {
         let on_demand = settings.net_conf.backend.on_demand().is_some();
         Self {
@@ -149,7 +146,6 @@ impl Reconciler {
                 false => Wanted::default(),
             },
             keeper,
-            ready,
             facts: Facts::default(),
             devices: BTreeMap::new(),
             adrift: false,

@@ -61,27 +61,27 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         spawn_local(health::serve(address, ready.clone()));
     }
     spawn_local(sweep::serve(flags.subnet_file.clone()));
-    let subnet_file = SubnetFile::new(flags.subnet_file.clone());
+    let subnet_file = SubnetFile::new(flags.subnet_file.clone(), ready.clone());
     match &flags.store {
         StoreChoice::Folder => {
             let store = FileStore::new(&flags.store_dir, flags.lease_ttl, flags.store_resync);
-            serve_from(store, &flags, subnet_file, ready).await
+            serve_from(store, &flags, subnet_file).await
         }
         StoreChoice::Etcd(options) => {
             let store = EtcdStore::new(options.clone());
-            serve_from(store, &flags, subnet_file, ready).await
+            serve_from(store, &flags, subnet_file).await
         }
         StoreChoice::Kubernetes(kubernetes) => {
             let store = KubeStore::new(kubernetes.options.clone());
             let store = store.context("flag --kube-annotation-prefix")?;
             if kubernetes.announce {
-                let (store, ready) = (store.clone(), ready.clone());
+                let store = store.clone();
                 spawn_local(async move {
                     ready.wait().await;
                     store.announce().await;
                 });
             }
-            serve_from(store, &flags, subnet_file, ready).await
+            serve_from(store, &flags, subnet_file).await
         }
     }
 }
@@ -91,7 +91,6 @@ async fn serve_from(
     store: impl Store,
     flags: &Flags,
     subnet_file: SubnetFile,
-    ready: Readiness,
 ) -> anyhow::Result<()> {
     info!(
         store = store.describe(),
@@ -108,7 +107,7 @@ async fn serve_from(
             Some(config) => config,
             None => config::wait_for(&store).await?,
         };
-        match serve_lease(&store, flags, now, &subnet_file, ready.clone()).await? {
+        match serve_lease(&store, flags, now, &subnet_file).await? {
             Ended::Lost(holder) if flags.on_lease_loss != OnLeaseLoss::Renumber => bail!(
                 "our lease is somebody else's now ({holder}), which --on-lease-loss makes the end"
             ),
@@ -140,7 +139,6 @@ async fn serve_lease(
     flags: &Flags,
     config: Config,
     subnet_file: &SubnetFile,
-    ready: Readiness,
 ) -> anyhow::Result<Ended> {
     let mut net_conf = config.net_conf.clone();
     let what = "ask the store about this node";
@@ -201,7 +199,6 @@ async fn serve_lease(
         identity,
         wish,
         subnet_file: subnet_file.clone(),
-        ready,
     };
     supervise(flags, store, claim, held, start).await
 }
@@ -217,7 +214,6 @@ struct Start {
     identity: Identity,
     wish: Wish,
     subnet_file: SubnetFile,
-    ready: Readiness,
 }
 
 async fn supervise(
@@ -275,12 +271,9 @@ async fn supervise(
         told: None,
     };
     let Start {
-        kernel,
-        underlay,
-        ready,
-        ..
+        kernel, underlay, ..
     } = start;
-    let reconciler = Reconciler::new(settings, kernel, underlay, lease, wishes, ready);
+    let reconciler = Reconciler::new(settings, kernel, underlay, lease, wishes);
     // Dropped together, they end the watch, too.
     let ended = tokio::select! {
         () = reconciler.run(events) => None,

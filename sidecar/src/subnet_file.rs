@@ -18,6 +18,7 @@ use std::rc::Rc;
 use tracing::{error, info, warn};
 
 use crate::atomic_file;
+use crate::health::Readiness;
 use crate::subnet_env::{SubnetEnv, previous_subnets};
 use crate::subnets::Subnets;
 
@@ -30,6 +31,7 @@ pub(crate) struct SubnetFile {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
+    ready: Readiness,
     state: RefCell<State>,
 }
 
@@ -42,9 +44,10 @@ struct State {
 
 impl SubnetFile {
     /// The file at this path, as an earlier run has left it.
-    pub(crate) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf, ready: Readiness) -> Self {
         let inner = Inner {
             path,
+            ready,
             state: RefCell::default(),
         };
         let inner = Rc::new(inner);
@@ -83,24 +86,30 @@ impl SubnetFile {
         self.remove();
     }
 
-    /// Has it say this, unless these subnets are not ours. Whether it is there then.
-    pub(crate) fn publish(&self, env: &SubnetEnv) -> Result<bool, String> {
+    /// Has it say this, unless these subnets are not ours. When it does the node is ready.
+    pub(crate) fn publish(&self, env: &SubnetEnv) -> Result<(), String> {
         let mut state = self.inner.state.borrow_mut();
         state.wanted = Some(*env);
         if state.held != Some(env.subnets) {
-            return Ok(false);
+            return Ok(());
         }
         let (path, text) = (&self.inner.path, env.render());
-        if fs::read(path).is_ok_and(|present| present == text.as_bytes()) {
-            return Ok(true);
+        if !fs::read(path).is_ok_and(|present| present == text.as_bytes()) {
+            atomic_file::write(path, text.as_bytes())
+                .map_err(|error| format!("write {}: {error}", path.display()))?;
+            info!(path = %path.display(), subnets = %env.subnets, mtu = env.mtu, "subnet file written");
         }
-        atomic_file::write(path, text.as_bytes())
-            .map_err(|error| format!("write {}: {error}", path.display()))?;
-        info!(path = %path.display(), subnets = %env.subnets, mtu = env.mtu, "subnet file written");
-        Ok(true)
+        if !self.inner.ready.get() {
+            self.inner.ready.set(true);
+            if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+                error!(%error, "tell systemd that we are ready");
+            }
+        }
+        Ok(())
     }
 
     fn remove(&self) {
+        self.inner.ready.set(false);
         let path = self.inner.path.display();
         match fs::remove_file(&self.inner.path) {
             Ok(()) => info!(
@@ -136,7 +145,7 @@ mod tests {
     }
 
     fn held(dir: &tempfile::TempDir, subnets: &str) -> SubnetFile {
-        let file = SubnetFile::new(dir.path().join("subnet.env"));
+        let file = SubnetFile::new(dir.path().join("subnet.env"), Readiness::default());
         file.hold(subnets.parse().unwrap());
         file
     }
@@ -146,20 +155,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("subnet.env");
         let file = held(&dir, OLD);
-        assert!(file.publish(&env(OLD)).unwrap());
+        let publish = |subnets| file.publish(&env(subnets)).unwrap();
+        let stands = || {
+            assert_eq!(file.inner.ready.get(), path.exists(), "/readyz");
+            path.exists()
+        };
+        publish(OLD);
+        assert!(stands());
         let text = fs::read_to_string(&path).unwrap();
         file.withdraw();
         file.withdraw();
-        assert!(!path.exists());
+        assert!(!stands());
         // Rounds go on meanwhile.
-        assert!(!file.publish(&env(OLD)).unwrap() && !path.exists());
+        publish(OLD);
+        assert!(!stands());
         file.hold(OLD.parse().unwrap());
+        assert!(stands());
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
         // Moved: nothing until a round has made the new network.
         file.hold(NEW.parse().unwrap());
-        assert!(!path.exists());
-        assert!(!file.publish(&env(OLD)).unwrap() && !path.exists());
-        assert!(file.publish(&env(NEW)).unwrap());
+        assert!(!stands());
+        publish(OLD);
+        assert!(!stands());
+        publish(NEW);
+        assert!(stands());
         assert_eq!(file.subnets(), NEW.parse().ok());
     }
 

@@ -226,20 +226,7 @@ impl Reconciler {
             mtu: backend.pod_mtu(node.networks.families(), &self.underlay)?,
             ip_masq: self.settings.masquerade.is_some(),
         };
-        if self.settings.subnet_file.publish(&env)? {
-            self.become_ready();
-        }
-        Ok(())
-    }
-
-    fn become_ready(&self) {
-        if self.ready.get() {
-            return;
-        }
-        self.ready.set();
-        if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-            error!(%error, "tell systemd that we are ready");
-        }
+        self.settings.subnet_file.publish(&env)
     }
 }
 
