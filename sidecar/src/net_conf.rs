@@ -167,9 +167,14 @@ impl NetConf {
     }
 
     /// The same where nodes are given their subnets, as Kubernetes gives podCIDRs: a network may
-    /// then be as small as a node's subnet, and what is said about subnets is not looked at.
+    /// then be as small as a node's subnet, and what is said about subnets is not looked at. Nodes
+    /// are made by others as well: F5's BIG-IP makes some that name no VNI.
     pub fn parse_for_given_subnets(text: &[u8]) -> Result<Self, NetConfError> {
-        Self::parse_with(text, FamilyKeys::whole)
+        let mut net_conf = Self::parse_with(text, FamilyKeys::whole)?;
+        if let Backend::Vxlan(options) = &mut net_conf.backend {
+            options.any_without_vni = true;
+        }
+        Ok(net_conf)
     }
 
     fn parse_with(

@@ -49,6 +49,8 @@ pub struct Options {
     /// Entries for the peers in use only, which lose them when nothing was sent to them for this
     /// time; `None` gives every peer its entries.
     pub on_demand: Option<Duration>,
+    /// Whether a peer whose value names no VNI is taken to have ours.
+    pub any_without_vni: bool,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             learning: false,
             direct_routing: false,
             on_demand: None,
+            any_without_vni: false,
         }
     }
 }
@@ -127,6 +130,7 @@ impl Options {
             learning: keys.learning,
             direct_routing: keys.direct_routing,
             on_demand: keys.on_demand.then_some(Duration::from_secs(timeout)),
+            any_without_vni: false,
         })
     }
 
@@ -206,6 +210,9 @@ pub fn tables(
         }
         for (subnets, lease) in peers {
             let placed = Peer::of(family, subnets, lease).and_then(|peer| match peer {
+                Some(peer) if peer.vni.is_none() && !options.any_without_vni => {
+                    Err("its value names no VNI".to_owned())
+                }
                 Some(peer) => {
                     let own_links = own_links.as_ref();
                     let direct = own_links.and_then(|own| own.device_to(peer.public_ip));
@@ -273,8 +280,7 @@ struct Peer {
     vni: Option<u32>,
 }
 
-/// A peer's half of `BackendData`. Without a VNI it is taken to have ours: older flannelds write
-/// none, and other programs that make peers (F5's BIG-IP, of Nodes) leave it out as well.
+/// A peer's half of `BackendData`.
 #[derive(Debug, Deserialize, Default)]
 #[serde(default)]
 struct Data {

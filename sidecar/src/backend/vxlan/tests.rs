@@ -1,4 +1,6 @@
 use super::*;
+use crate::backend::Backend;
+use crate::net_conf::NetConf;
 use crate::peers::Skipped;
 use serde_json::json;
 
@@ -18,6 +20,7 @@ fn options_have_flannels_names_and_defaults() {
         learning: true,
         direct_routing: true,
         on_demand: None,
+        any_without_vni: false,
     };
     assert_eq!(options(all), Ok(want));
     assert_eq!(
@@ -137,6 +140,10 @@ fn pods_get_what_fits_into_the_tunnel_of_every_family() {
 }
 
 fn peer_tables(values: &[(&str, &str)]) -> (Tables, Skipped) {
+    peer_tables_by(&Options::default(), values)
+}
+
+fn peer_tables_by(options: &Options, values: &[(&str, &str)]) -> (Tables, Skipped) {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     let macs = [(Family::V4, mac)].into_iter().collect();
     let node = Node {
@@ -158,15 +165,10 @@ fn peer_tables(values: &[(&str, &str)]) -> (Tables, Skipped) {
         .collect();
     let peers: Vec<(&Subnets, &Lease)> = leases.iter().map(|(s, l)| (s, l)).collect();
     let facts = Facts::default();
-    tables(
-        &Options::default(),
-        &node,
-        &macs,
-        &underlay(1500),
-        &peers,
-        &facts,
-    )
+    tables(options, &node, &macs, &underlay(1500), &peers, &facts)
 }
+
+const WITHOUT_VNI: &str = r#","BackendData":{"VtepMAC":"02:00:00:00:00:30"}"#;
 
 #[test]
 fn a_peer_whose_data_is_of_no_use_is_skipped_with_its_field() {
@@ -191,34 +193,42 @@ fn a_peer_whose_data_is_of_no_use_is_skipped_with_its_field() {
         ("10.5.41.0-24", r#","BackendData":{}"#, "VtepMAC"),
         (
             "10.5.42.0-24",
-            r#","BackendData":{"VtepMAC":"01:00:00:00:00:42"}"#,
+            r#","BackendData":{"VNI":1,"VtepMAC":"01:00:00:00:00:42"}"#,
             "no device's own",
         ),
         (
             "10.5.43.0-24",
-            r#","BackendData":{"VtepMAC":"02:00:00:00:00:01"}"#,
+            r#","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}"#,
             "our own",
         ),
+        ("10.5.30.0-24", WITHOUT_VNI, "names no VNI"),
     ];
     let mut values: Vec<_> = cases.iter().map(|(key, data, _)| (*key, *data)).collect();
-    values.push((
-        "10.5.30.0-24",
-        r#","BackendData":{"VtepMAC":"02:00:00:00:00:30"}"#,
-    ));
     values.push((
         "10.5.36.0-24",
         r#","backenddata":{"vtepmac":"02:00:00:00:00:36","vni":1}"#,
     ));
     let (tables, skipped) = peer_tables(&values);
-    assert_eq!(tables.routes.len(), 2);
+    assert_eq!(tables.routes.len(), 1);
     for (key, _, words) in cases {
         assert!(skipped[key].contains(words), "{key}: {:?}", skipped[key]);
     }
 }
 
 #[test]
+fn among_nodes_that_others_make_a_vni_may_be_missing() {
+    let text = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let net_conf = NetConf::parse_for_given_subnets(text).unwrap();
+    let Backend::Vxlan(options) = net_conf.backend else {
+        panic!("{net_conf:?}");
+    };
+    let (tables, skipped) = peer_tables_by(&options, &[("10.5.30.0-24", WITHOUT_VNI)]);
+    assert_eq!((tables.routes.len(), skipped), (1, Skipped::new()));
+}
+
+#[test]
 fn two_nodes_with_one_vtep_mac_cannot_both_be_peers() {
-    let data = r#","BackendData":{"VtepMAC":"02:00:00:00:00:30"}"#;
+    let data = r#","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:30"}"#;
     let (tables, skipped) = peer_tables(&[("10.5.30.0-24", data), ("10.5.31.0-24", data)]);
     assert_eq!(tables.routes.len(), 1);
     assert!(skipped["10.5.31.0-24"].contains("another peer's"));
