@@ -14,12 +14,14 @@
 //!
 //! With vxlan on demand only the peers in use are in the kernel's tables (`demand`).
 //!
-//! Beside the loop: `config` waits for the configuration and follows it, `restraint` says when a
-//! dual-stack node holds its IPv6 back, `keeper` renews this node's lease, `health` answers probes, `persist` remembers
-//! what must survive a reboot, `offload` finds out whether checksums may be left to the hardware. `subnet` decides which subnet to take, `net_conf` and `flags` read
-//! what people write, `masquerade` says which nftables rules there are, `sweep` deletes the pods'
-//! interfaces that DEL has left to us, and `subnet_env` is the file in which the CNI plugin finds all
-//! of it, which is there as long as `subnet_file` says.
+//! Before the loop: `flags` and `net_conf` read what people write, `config` waits for the
+//! configuration and follows it, `subnet` decides which subnet to take, `restraint` when a dual-stack
+//! node holds its IPv6 back, `persist` remembers what must survive a reboot.
+//!
+//! Beside the loop: `keeper` renews this node's lease, `health` answers probes, `masquerade` says
+//! which nftables rules there are, `offload` finds out whether checksums may be left to the hardware,
+//! `sweep` deletes the pods' interfaces that DEL has left to us, and `subnet_env` is the file in which
+//! the CNI plugin finds all of it, which is there as long as `subnet_file` says.
 
 mod apply;
 mod atomic_file;
