@@ -133,12 +133,12 @@ for offload in true false; do
     net_conf false "{\"Type\":\"udp\",\"Offload\":$offload}"
     start left
     start right
-    until_true "both are ready" "test -e /srv/left.env -a -e /srv/right.env"
+    until_true "both are ready" "test -e /srv/left/subnet.env -a -e /srv/right/subnet.env"
     ping_from left right FLANNEL_SUBNET
     ping_from right left FLANNEL_SUBNET
     case $offload in
-        true) grep 'device: Tcp, .*gso: true, gro: true' /srv/left.log ;;
-        false) grep 'device: Off, .*gso: false, gro: false' /srv/left.log ;;
+        true) grep 'device: Tcp, .*gso: true, gro: true' /srv/left/log ;;
+        false) grep 'device: Off, .*gso: false, gro: false' /srv/left/log ;;
     esac
     to=$(address right FLANNEL_SUBNET)
     ip netns exec left ping -c 2 -W 2 -s 4000 $to
@@ -150,7 +150,7 @@ for offload in true false; do
     cmp /srv/twilld /tmp/got
     stop left
     stop right
-    rm -r /srv/left.env /srv/right.env /srv/store/subnets
+    rm -r /srv/left/subnet.env /srv/right/subnet.env /srv/store/subnets
 done
 "#)
 }

@@ -141,17 +141,23 @@ impl EtcdStore {
         let failed = |subnets: Subnets| {
             move |error: CallError| error.during(self.at("claim", &subnets.to_string()))
         };
+        let mut leaving = Vec::new();
         for subnets in &decision.release {
-            self.release(claim, subnets)
-                .await
-                .map_err(failed(*subnets))?;
+            let present = self.still_ours(claim, subnets).await;
+            leaving.extend(present.map_err(failed(*subnets))?);
             listing.replace(subnets, None);
         }
         let (subnets, attempt) = match decision.choice {
-            Choice::Reuse(subnets) => (subnets, self.reuse(claim, subnets).await),
+            Choice::Reuse(subnets) => {
+                for present in &leaving {
+                    self.release(present).await.map_err(failed(subnets))?;
+                }
+                (subnets, self.reuse(claim, subnets).await)
+            }
             Choice::Previous(subnets) | Choice::Fresh(subnets) => {
                 let since = listing.position.revision;
-                (subnets, self.create(&claim.lease, subnets, since).await)
+                let attempt = self.create(&claim.lease, subnets, since, &leaving).await;
+                (subnets, attempt)
             }
         };
         let attempt = match attempt {
@@ -207,7 +213,7 @@ impl EtcdStore {
                     return Ok(Attempt::Done(Renewal::Lost { holder }));
                 }
                 let since = listing.position.revision;
-                let created = self.create(&claim.lease, subnets, since).await;
+                let created = self.create(&claim.lease, subnets, since, &[]).await;
                 created.map(|attempt| attempt.map(Renewal::TakenBack))
             }
         };
@@ -275,7 +281,7 @@ impl Store for EtcdStore {
             lease: 0,
         });
         let answer = self
-            .transact(TxnRequest::only_if(Compare::absent(key), [put]))
+            .transact(TxnRequest::only_if([Compare::absent(key)], [put]))
             .await;
         let answer = answer.map_err(|e| e.during(self.at("write", self.keys.config())))?;
         Ok(answer.succeeded)

@@ -78,7 +78,7 @@ impl Target for EtcdStore {
             lease: granted.as_ref().map_or(0, |granted| granted.id),
         });
         let answer = self
-            .transact(TxnRequest::only_if(Compare::absent(key), [put]))
+            .transact(TxnRequest::only_if([Compare::absent(key)], [put]))
             .await
             .map_err(failed)?;
         if let (false, Some(granted)) = (answer.succeeded, granted) {

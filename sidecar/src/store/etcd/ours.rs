@@ -1,6 +1,7 @@
 //! Writing this node's own key: create, extend, release. Each is one transaction on what was seen
 //! before; when that has changed nothing is written, and the caller looks again.
 
+use std::iter;
 use std::time::Duration;
 
 use prost::bytes::Bytes;
@@ -29,11 +30,15 @@ impl EtcdStore {
     /// etcd can compare keys, not subnets: `10.5.20.0-24` and `10.5.20.0-24&fd00::-64` are two keys
     /// to it. So the transaction that creates ours also returns what else was created lately, and
     /// the older of two that overlap stays.
+    ///
+    /// Keys of ours that are `leaving` go in the same transaction, behind the new one: a peer that
+    /// sees a node change from one subnet to another that contains it never sees it without.
     pub(super) async fn create(
         &self,
         lease: &Lease,
         subnets: Subnets,
         since: i64,
+        leaving: &[KeyValue],
     ) -> Result<Attempt<Held>, CallError> {
         let key = self.keys.lease(&subnets);
         let granted = self.grant(self.options.ttl).await?;
@@ -50,7 +55,18 @@ impl EtcdStore {
             min_create_revision: since + 1,
             ..RangeRequest::default()
         });
-        let request = TxnRequest::only_if(Compare::absent(key.clone()), [put, created_since]);
+        let unchanged = leaving
+            .iter()
+            .map(|kv| Compare::unchanged(kv.key.clone(), kv.mod_revision));
+        let gone = leaving.iter().map(|kv| {
+            Request::DeleteRange(DeleteRangeRequest {
+                key: kv.key.clone(),
+            })
+        });
+        let request = TxnRequest::only_if(
+            iter::once(Compare::absent(key.clone())).chain(unchanged),
+            iter::once(put).chain(gone).chain([created_since]),
+        );
         let answer = self.transact(request).await?;
         if !answer.succeeded {
             self.revoke(granted.id).await;
@@ -61,6 +77,9 @@ impl EtcdStore {
             self.delete(key, revision).await?;
             self.revoke(granted.id).await;
             return Ok(Attempt::Raced);
+        }
+        for present in leaving {
+            self.retire(present.lease).await;
         }
         Ok(Attempt::Done(self.held(subnets, &granted)))
     }
@@ -104,7 +123,9 @@ impl EtcdStore {
             lease: granted.id,
         });
         let unchanged = Compare::unchanged(present.key.clone(), present.mod_revision);
-        let answer = self.transact(TxnRequest::only_if(unchanged, [put])).await?;
+        let answer = self
+            .transact(TxnRequest::only_if([unchanged], [put]))
+            .await?;
         if !answer.succeeded {
             if !reserved {
                 self.revoke(granted.id).await;
@@ -121,24 +142,29 @@ impl EtcdStore {
         }))
     }
 
-    /// Deletes a key of ours that does not fit the configuration any more, if it is ours still.
-    pub(super) async fn release(&self, claim: &Claim, subnets: &Subnets) -> Result<(), CallError> {
-        let key = self.keys.lease(subnets);
-        match self.get(key.clone()).await? {
-            Some(present) if matches!(self.owner(claim, subnets, &present), Owner::Us) => {
-                self.delete(key, present.mod_revision).await?;
-                self.retire(present.lease).await;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+    /// What is under a key that was ours when it was listed, if it is ours still.
+    pub(super) async fn still_ours(
+        &self,
+        claim: &Claim,
+        subnets: &Subnets,
+    ) -> Result<Option<KeyValue>, CallError> {
+        let present = self.get(self.keys.lease(subnets)).await?;
+        Ok(present.filter(|kv| matches!(self.owner(claim, subnets, kv), Owner::Us)))
+    }
+
+    /// Deletes a key of ours that does not fit the configuration any more.
+    pub(super) async fn release(&self, present: &KeyValue) -> Result<(), CallError> {
+        self.delete(present.key.clone(), present.mod_revision)
+            .await?;
+        self.retire(present.lease).await;
+        Ok(())
     }
 
     /// Deletes a key unless somebody has written it since.
     async fn delete(&self, key: Bytes, mod_revision: i64) -> Result<(), CallError> {
         let unchanged = Compare::unchanged(key.clone(), mod_revision);
         let delete = Request::DeleteRange(DeleteRangeRequest { key });
-        self.transact(TxnRequest::only_if(unchanged, [delete]))
+        self.transact(TxnRequest::only_if([unchanged], [delete]))
             .await?;
         Ok(())
     }

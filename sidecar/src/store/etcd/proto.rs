@@ -165,13 +165,16 @@ pub(super) struct TxnRequest {
 }
 
 impl TxnRequest {
-    /// If `compare` holds, does `then` in this order; else nothing.
-    pub(super) fn only_if(compare: Compare, then: impl IntoIterator<Item = Request>) -> Self {
+    /// If all of `compare` holds, does `then` in this order; else nothing.
+    pub(super) fn only_if(
+        compare: impl IntoIterator<Item = Compare>,
+        then: impl IntoIterator<Item = Request>,
+    ) -> Self {
         let op = |request| RequestOp {
             request: Some(request),
         };
         Self {
-            compare: vec![compare],
+            compare: compare.into_iter().collect(),
             success: then.into_iter().map(op).collect(),
         }
     }
