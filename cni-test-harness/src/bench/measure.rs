@@ -192,8 +192,9 @@ pub(super) fn peak_kib(start: &Start) -> Result<(u64, Vec<u8>)> {
         "{}{said}",
         String::from_utf8_lossy(&stdout)
     );
-    // What the program itself wrote to stderr comes before.
-    let kib = said.lines().last().and_then(|line| line.parse().ok());
+    // What the program itself wrote to stderr comes before, its last line perhaps without an end.
+    let digits = said.trim_end().rsplit(|c: char| !c.is_ascii_digit()).next();
+    let kib = digits.and_then(|digits| digits.parse().ok());
     Ok((
         kib.with_context(|| format!("no peak RSS in {said:?}"))?,
         stdout,
