@@ -1,10 +1,7 @@
 //! The udp backend's data path: started, given its peers, and started anew when its device or its
 //! address goes.
 
-use std::time::Duration;
-
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::apply::Kernel;
@@ -15,9 +12,6 @@ use crate::subnets::Subnets;
 use crate::tables::Facts;
 use crate::udp::{DataPath, Dropped, Drops, Ends, Options, Peers, device};
 use crate::underlay::Underlay;
-
-/// How often drops are told while they go on.
-const TELL: Duration = Duration::from_secs(60);
 
 /// The data path and what it was made for.
 #[derive(Debug)]
@@ -111,8 +105,7 @@ impl Tunnel {
     }
 }
 
-/// Tells what is dropped: the first at once, then what has come together in a minute, so that
-/// nobody fills the log by sending.
+/// Tells what is dropped, as often as [`Drops::more`] says.
 async fn tell(mut drops: Drops) {
     loop {
         for Dropped {
@@ -131,6 +124,5 @@ async fn tell(mut drops: Drops) {
                 None => warn!(what, more, total, "the udp data path lost packets"),
             }
         }
-        sleep(TELL).await;
     }
 }

@@ -104,6 +104,10 @@ impl Outward {
             ),
         };
         let bytes = &mut buffer[start.min(read.end)..read.end];
+        // A host asks for IPv6 routers on every new device: nothing that anybody lost.
+        if bytes.first().is_some_and(|byte| byte >> 4 == 6) {
+            return;
+        }
         let (Some(vnet), Some(ip)) = (vnet, Ipv4::parse(bytes)) else {
             return tally.one(Count::NotIpv4);
         };
