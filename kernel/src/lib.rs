@@ -42,6 +42,8 @@ pub mod offload;
 pub mod route;
 pub mod socket;
 pub mod solicit;
+#[cfg(feature = "monitor")]
+mod subscription;
 pub mod sysctl;
 pub mod tc;
 pub mod tun;

@@ -19,9 +19,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::error::{Error, Result};
 use crate::mac::Mac;
-use crate::monitor::{RTM_GETNEIGH, RTNLGRP_NEIGH, subscribe};
 use crate::neighbour::address_of;
-use crate::socket::{self, Only};
+use crate::socket::decode;
+use crate::subscription::{Only, RTM_GETNEIGH, RTNLGRP_NEIGH, messages, subscribe};
 
 /// Some hundred questions.
 const RECEIVE_BUFFER: usize = 256 * 1024;
@@ -86,9 +86,8 @@ impl Misses {
             self.buffer.clear();
             self.buffer.reserve(READ);
             let Err(error) = self.socket.get_ref().recv(&mut self.buffer, 0) else {
-                let messages = socket::messages(&self.buffer);
-                messages
-                    .filter_map(|message| match socket::decode(message.bytes) {
+                messages(&self.buffer)
+                    .filter_map(|message| match decode(message.bytes) {
                         Ok(M::GetNeighbour(message)) => parse(&message),
                         _ => None,
                     })

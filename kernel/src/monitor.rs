@@ -17,13 +17,12 @@ use tokio::io::unix::AsyncFd;
 use crate::attribute::{find, number};
 use crate::error::{Error, Result};
 use crate::fdb::{self, FdbEntry};
-use crate::neighbour::{self, Head, Neighbour};
+use crate::neighbour::{self, Neighbour};
 use crate::route::{self, Route};
-use crate::socket::{self, Answer, HEADER, Only};
+use crate::socket::{Answer, HEADER};
+use crate::subscription::{Only, RTM_GETNEIGH, RTNLGRP_NEIGH, messages, subscribe};
 use crate::{Socket, nft};
 
-/// The multicast group of neighbours, forwarding entries, and what is asked about them.
-pub(crate) const RTNLGRP_NEIGH: u32 = 3;
 /// Multicast groups of the routing family (`RTNLGRP_…`): link, neighbour, and addresses and routes
 /// of both families.
 const ROUTING_GROUPS: [u32; 6] = [1, RTNLGRP_NEIGH, 5, 7, 9, 11];
@@ -49,8 +48,6 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
-/// The kernel asks user space, which changes nothing ([`crate::miss`]).
-pub(crate) const RTM_GETNEIGH: u16 = 30;
 /// What the kernel may keep for us while we are busy: some thousand notifications.
 const RECEIVE_BUFFER: usize = 1024 * 1024;
 const READ: usize = 32 * 1024;
@@ -209,26 +206,6 @@ fn failed_to_read(error: io::Error) -> Error {
     Error::io("read the kernel's notifications", error)
 }
 
-/// A socket that hears `groups`, of what is said there `only` some, and keeps `bytes` of it.
-pub(crate) fn subscribe(
-    protocol: isize,
-    groups: &[u32],
-    only: Only,
-    bytes: usize,
-) -> io::Result<netlink_sys::Socket> {
-    let mut opened = netlink_sys::Socket::new(protocol)?;
-    opened.set_non_blocking(true)?;
-    socket::receive_buffer(&opened, bytes);
-    // What comes through all the same is passed over where it is read.
-    let _ = socket::hear(&opened, only);
-    // The kernel passes over sockets without a port number of their own.
-    opened.bind_auto()?;
-    for group in groups {
-        opened.add_membership(*group)?;
-    }
-    Ok(opened)
-}
-
 fn read_all(
     socket: &netlink_sys::Socket,
     buffer: &mut Vec<u8>,
@@ -239,8 +216,7 @@ fn read_all(
         buffer.clear();
         buffer.reserve(READ);
         let Err(error) = socket.recv(buffer, 0) else {
-            let messages = socket::messages(buffer);
-            messages
+            messages(buffer)
                 .filter_map(|message| change(&message))
                 .for_each(&mut *take);
             continue;
@@ -293,8 +269,7 @@ fn route_change(message: &[u8], gone: bool) -> Option<Change> {
 }
 
 fn neighbour_change(message: &[u8], gone: bool) -> Option<Change> {
-    let (head, _) = Head::of(message)?;
-    match i32::from(head.family) {
+    match i32::from(*message.first()?) {
         libc::AF_BRIDGE => fdb::parse(message).map(|entry| Change::Fdb { gone, entry }),
         _ => neighbour::parse(message).map(|entry| Change::Neighbour { gone, entry }),
     }

@@ -82,7 +82,6 @@ fn message(ifindex: u32, ip: IpAddr) -> NeighbourMessage {
 /// linux/neighbour.h).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Head {
-    pub(crate) family: u8,
     pub(crate) ifindex: u32,
     pub(crate) state: u16,
     pub(crate) flags: u8,
@@ -93,7 +92,6 @@ impl Head {
     pub(crate) fn of(message: &[u8]) -> Option<(Self, &[u8])> {
         let (head, attributes) = message.split_at_checked(12)?;
         let head = Self {
-            family: head[0],
             ifindex: attribute::number(&head[4..8])?,
             state: u16::from_ne_bytes([head[8], head[9]]),
             flags: head[10],

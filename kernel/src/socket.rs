@@ -506,75 +506,8 @@ fn is_overrun(error: &std::io::Error) -> bool {
     error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOBUFS)
 }
 
-/// The messages of one read.
-#[cfg(feature = "monitor")]
-pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
-    std::iter::from_fn(move || {
-        let (message, rest) = split(bytes)?;
-        bytes = rest;
-        Some(message)
-    })
-}
-
-/// How much the kernel may keep for a socket, beyond the machine's limit where we may.
-#[cfg(feature = "monitor")]
-pub(crate) fn receive_buffer(socket: &netlink_sys::Socket, bytes: usize) {
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed.
-    let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-    // With less of it notifications are lost sooner, which is noticed.
-    let _ = setsockopt(&fd, sockopt::RcvBufForce, &bytes);
-}
-
-/// Which kinds of messages a subscription hears.
-#[cfg(feature = "monitor")]
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Only {
-    /// This one.
-    Of(u16),
-    /// All but this one.
-    AllBut(u16),
-}
-
-/// Has the kernel drop other messages before they take room in the socket.
-#[cfg(feature = "monitor")]
-pub(crate) fn hear(socket: &netlink_sys::Socket, only: Only) -> nix::Result<()> {
-    use nix::libc::{self, BPF_ABS, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET};
-    let (kind, same, other) = match only {
-        Only::Of(kind) => (kind, u32::MAX, 0),
-        Only::AllBut(kind) => (kind, 0, u32::MAX),
-    };
-    let step = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let mut program = [
-        // The type is at the fifth byte of the header, and is loaded as the network's order.
-        step(BPF_LD | BPF_H | BPF_ABS, 0, 0, 4),
-        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, u16::from_be(kind).into()),
-        step(BPF_RET | BPF_K, 0, 0, same),
-        step(BPF_RET | BPF_K, 0, 0, other),
-    ];
-    let program = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the program and the array
-    // that it points to outlive the call, which copies both.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    Errno::result(result).map(drop)
-}
-
-fn split(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
+/// The first message of `bytes`, and what is behind it.
+pub(crate) fn split(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
     let header = bytes.get(..HEADER)?;
     let length = u32_at(header, 0) as usize;
     let message = bytes.get(..length.max(HEADER))?;
