@@ -11,7 +11,7 @@ use cni_test_harness::etcd::{self, Etcd};
 use cni_test_harness::netns;
 use cni_test_harness::pod::Pod;
 use cni_test_harness::process::log_tail;
-use cni_test_harness::{flanneld, skip_unless, wait};
+use cni_test_harness::{flanneld, packet, skip_unless, wait};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -171,7 +171,7 @@ fn forged_packets_are_dropped_and_the_log_says_from_where_once() -> Result<()> {
     let heard = || Ok(UdpSocket::bind((target, 9000))?);
     let heard = pods[0].netns().run(heard)?;
     let send = |source: Ipv4Addr| {
-        let packet = udp_packet(source, target, b"hello");
+        let packet = packet::udp(source, target, b"hello");
         let (from, to) = (there.place().v4.addr(), here.place().v4.addr());
         let send = || Ok(UdpSocket::bind((from, 0))?.send_to(&packet, (to, 8285))?);
         there.node().netns().run(send)
@@ -204,25 +204,4 @@ fn forged_packets_are_dropped_and_the_log_says_from_where_once() -> Result<()> {
         assert!(lines[0].contains(&field), "{}", lines[0]);
     }
     Ok(())
-}
-
-/// A UDP packet without a UDP checksum.
-fn udp_packet(source: Ipv4Addr, destination: Ipv4Addr, data: &[u8]) -> Vec<u8> {
-    let length = |bytes: usize| (bytes as u16).to_be_bytes();
-    let mut packet = vec![0x45, 0];
-    packet.extend(length(28 + data.len()));
-    packet.extend([0, 1, 0, 0, 64, 17, 0, 0]);
-    packet.extend(source.octets());
-    packet.extend(destination.octets());
-    let words = packet
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
-    let sum: u32 = words.sum();
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
-    packet.extend([0x1f, 0x40, 0x23, 0x28]);
-    packet.extend(length(8 + data.len()));
-    packet.extend([0, 0]);
-    packet.extend(data);
-    packet
 }

@@ -28,6 +28,7 @@ pub mod netconf;
 pub mod netns;
 pub mod node;
 pub mod observe;
+pub mod packet;
 pub mod pod;
 pub mod process;
 pub mod progress;

@@ -13,7 +13,7 @@ use cni_test_harness::node::Node;
 use cni_test_harness::observe::Family;
 use cni_test_harness::underlay::{Place, Shape, Underlay};
 use cni_test_harness::wait::{self, Look};
-use cni_test_harness::{skip_unless, tools};
+use cni_test_harness::{packet, skip_unless, tools};
 use ipnet::Ipv4Net;
 use serde_json::Value;
 use twilld::udp::{Count, DEVICE, DataPath, Ends, OVERHEAD, Options, PORT, Peers, device};
@@ -276,7 +276,7 @@ fn a_packet_from_a_host_that_does_not_hold_its_source_is_dropped_and_counted() -
         .run(|| Ok(UdpSocket::bind((target, 9000))?))?;
     heard.set_read_timeout(Some(WAIT))?;
     let from = |source: Ipv4Addr| {
-        let packet = udp_packet(source, target, b"hello");
+        let packet = packet::udp(source, target, b"hello");
         let send =
             || Ok(UdpSocket::bind((there.v4.addr(), 0))?.send_to(&packet, (here.v4.addr(), PORT))?);
         pair.nodes[1].netns().run(send)
@@ -299,27 +299,6 @@ fn a_packet_from_a_host_that_does_not_hold_its_source_is_dropped_and_counted() -
         ErrorKind::WouldBlock
     );
     Ok(())
-}
-
-/// A UDP packet without a UDP checksum.
-fn udp_packet(source: Ipv4Addr, destination: Ipv4Addr, data: &[u8]) -> Vec<u8> {
-    let length = |bytes: usize| (bytes as u16).to_be_bytes();
-    let mut packet = vec![0x45, 0];
-    packet.extend(length(28 + data.len()));
-    packet.extend([0, 1, 0, 0, 64, 17, 0, 0]);
-    packet.extend(source.octets());
-    packet.extend(destination.octets());
-    let words = packet
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
-    let sum: u32 = words.sum();
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
-    packet.extend([0x1f, 0x40, 0x23, 0x28]);
-    packet.extend(length(8 + data.len()));
-    packet.extend([0, 0]);
-    packet.extend(data);
-    packet
 }
 
 #[test]

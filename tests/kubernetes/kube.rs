@@ -61,6 +61,17 @@ impl Kube {
         })
     }
 
+    /// Two Nodes that reach each other: 10.244.1.0/24 and 10.244.2.0/24.
+    pub(crate) fn with_two_nodes(programs: &Programs) -> Result<Self> {
+        let mut kube = Self::start(programs)?;
+        kube.make_node(0, &["10.244.1.0/24"])?;
+        kube.make_node(1, &["10.244.2.0/24"])?;
+        kube.start_twilld(0)?;
+        kube.start_twilld(1)?;
+        kube.cluster.wait_in_sync(READY_DEADLINE)?;
+        Ok(kube)
+    }
+
     /// Makes a Node as a kubelet and a cloud do: its network is said to be missing.
     pub(crate) fn make_node(&self, index: usize, pod_cidrs: &[&str]) -> Result<()> {
         let mut object = node::node(&node_name(index), pod_cidrs, &[]);

@@ -2,7 +2,6 @@
 //! and what pods get in between.
 
 use anyhow::Result;
-use cni_test_harness::cluster::READY_DEADLINE;
 use cni_test_harness::kubernetes::Programs;
 use cni_test_harness::runtime::PluginFailure;
 use cni_test_harness::skip_unless;
@@ -14,12 +13,7 @@ use crate::kube::{Kube, REPLY, SOON, condition};
 #[test]
 fn a_node_made_anew_with_another_subnet_moves_there() -> Result<()> {
     let programs = skip_unless!(Programs::find());
-    let mut kube = Kube::start(&programs)?;
-    kube.make_node(0, &["10.244.1.0/24"])?;
-    kube.make_node(1, &["10.244.2.0/24"])?;
-    kube.start_twilld(0)?;
-    kube.start_twilld(1)?;
-    kube.cluster.wait_in_sync(READY_DEADLINE)?;
+    let kube = Kube::with_two_nodes(&programs)?;
     let near = kube.cluster.pod(0)?;
     let old = kube.cluster.pod(1)?;
     assert!(near.ping(&old, 2, REPLY)?.complete());
@@ -61,12 +55,7 @@ fn a_node_made_anew_with_another_subnet_moves_there() -> Result<()> {
 #[test]
 fn while_its_node_is_gone_a_machine_gives_out_no_address() -> Result<()> {
     let programs = skip_unless!(Programs::find());
-    let mut kube = Kube::start(&programs)?;
-    kube.make_node(0, &["10.244.1.0/24"])?;
-    kube.make_node(1, &["10.244.2.0/24"])?;
-    kube.start_twilld(0)?;
-    kube.start_twilld(1)?;
-    kube.cluster.wait_in_sync(READY_DEADLINE)?;
+    let mut kube = Kube::with_two_nodes(&programs)?;
     let env = kube.env(1)?;
     let far = kube.cluster.pod(0)?;
     let (pod, neighbour, ends) = (

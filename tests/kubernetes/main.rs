@@ -7,7 +7,6 @@ mod kube;
 mod lives;
 
 use anyhow::Result;
-use cni_test_harness::cluster::READY_DEADLINE;
 use cni_test_harness::kubernetes::Programs;
 use cni_test_harness::{skip_unless, wait};
 
@@ -16,12 +15,7 @@ use self::kube::{Kube, REPLY, SOON, condition};
 #[test]
 fn nodes_of_one_api_server_reach_each_other_and_say_so() -> Result<()> {
     let programs = skip_unless!(Programs::find());
-    let mut kube = Kube::start(&programs)?;
-    kube.make_node(0, &["10.244.1.0/24"])?;
-    kube.make_node(1, &["10.244.2.0/24"])?;
-    kube.start_twilld(0)?;
-    kube.start_twilld(1)?;
-    kube.cluster.wait_in_sync(READY_DEADLINE)?;
+    let mut kube = Kube::with_two_nodes(&programs)?;
     let (near, far) = (kube.cluster.pod(0)?, kube.cluster.pod(1)?);
     assert!(near.ping(&far, 3, REPLY)?.complete());
     assert!(far.ping(&near, 3, REPLY)?.complete());

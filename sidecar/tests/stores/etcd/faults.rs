@@ -20,6 +20,17 @@ fn snapshots(following: &Following) -> usize {
     following.log.iter().filter(is_snapshot).count()
 }
 
+/// Nine leases, and who has seen them.
+async fn nine_followed(etcd: &Etcd) -> Following {
+    etcd.put_all(&keyed(&(1..=9).map(entry).collect::<Vec<_>>()), Some(3600))
+        .unwrap();
+    let mut following = Following::start(store(etcd, DAY));
+    following
+        .until("nine", |table| table.leases().count() == 9)
+        .await;
+    following
+}
+
 #[test]
 fn the_death_of_any_member_is_survived() {
     skip_unless!(installed());
@@ -207,12 +218,7 @@ fn a_quiet_watch_moves_on_and_is_resumed_behind_a_compaction() {
     let setup = Setup::default().flags(&["--experimental-watch-progress-notify-interval=1s"]);
     let mut etcd = setup.start().unwrap();
     run(async {
-        etcd.put_all(&keyed(&(1..=9).map(entry).collect::<Vec<_>>()), Some(3600))
-            .unwrap();
-        let mut following = Following::start(store(&etcd, DAY));
-        following
-            .until("nine", |table| table.leases().count() == 9)
-            .await;
+        let mut following = nine_followed(&etcd).await;
         // Others use this etcd, too.
         for n in 0..20 {
             etcd.put("/elsewhere", &n.to_string(), None).unwrap();
@@ -236,12 +242,7 @@ fn a_compacted_history_is_listed_again() {
     skip_unless!(installed());
     let mut etcd = Etcd::start().unwrap();
     run(async {
-        etcd.put_all(&keyed(&(1..=9).map(entry).collect::<Vec<_>>()), Some(3600))
-            .unwrap();
-        let mut following = Following::start(store(&etcd, DAY));
-        following
-            .until("nine", |table| table.leases().count() == 9)
-            .await;
+        let mut following = nine_followed(&etcd).await;
         // All of this happens while nothing else of this thread runs.
         etcd.kill_all();
         etcd.start_all().unwrap();
@@ -267,12 +268,7 @@ fn a_watch_that_breaks_is_resumed_without_a_list() {
     skip_unless!(installed());
     let mut etcd = Etcd::start().unwrap();
     run(async {
-        etcd.put_all(&keyed(&(1..=9).map(entry).collect::<Vec<_>>()), Some(3600))
-            .unwrap();
-        let mut following = Following::start(store(&etcd, DAY));
-        following
-            .until("nine", |table| table.leases().count() == 9)
-            .await;
+        let mut following = nine_followed(&etcd).await;
         etcd.kill_all();
         etcd.start_all().unwrap();
         etcd.delete_all(&[key("10.5.1.0-24")]).unwrap();
