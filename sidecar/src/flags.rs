@@ -6,7 +6,7 @@
 //! supervisor takes for success), and a flag of flanneld's that is not built yet is refused rather
 //! than ignored.
 
-mod moving;
+mod migrate;
 mod names;
 mod stores;
 
@@ -19,7 +19,7 @@ use ipnet::Ipv4Net;
 use self::names::{FLAGS, IGNORED, NOT_BUILT, Spec};
 use self::stores::Wished;
 
-pub use self::moving::{Move, Place};
+pub use self::migrate::{Move, Place};
 pub use self::stores::{Kubernetes, StoreChoice};
 
 /// What was asked for.
@@ -153,7 +153,7 @@ impl Default for Flags {
 struct Reading {
     flags: Flags,
     stores: Wished,
-    moving: Option<moving::Given>,
+    migrate: Option<migrate::Given>,
     healthz_ip: Option<IpAddr>,
     healthz_port: u16,
     on_lease_loss: Option<OnLeaseLoss>,
@@ -166,8 +166,8 @@ struct Reading {
 pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Command, FlagError> {
     let mut reading = Reading::default();
     let mut rest = args.iter();
-    if args.first().is_some_and(|arg| arg == moving::VERB) {
-        reading.moving = Some(moving::Given::default());
+    if args.first().is_some_and(|arg| arg == migrate::VERB) {
+        reading.migrate = Some(migrate::Given::default());
         rest.next();
     }
     while let Some(arg) = rest.next() {
@@ -194,8 +194,8 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
         if name == "h" || name == "help" {
             return Ok(Command::Help);
         }
-        let of_moving = reading.moving.as_ref();
-        let takes_value = of_moving.and_then(|_| moving::Given::takes_value(name));
+        let of_migrate = reading.migrate.as_ref();
+        let takes_value = of_migrate.and_then(|_| migrate::Given::takes_value(name));
         let takes_value = takes_value.map_or_else(|| takes_value_of(name), Ok)?;
         let value = match (value, takes_value) {
             (Some(value), _) => value,
@@ -204,8 +204,8 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Co
                 .next()
                 .ok_or_else(|| FlagError::NoValue(name.to_owned()))?,
         };
-        if let Some(moving) = &mut reading.moving
-            && moving.set(name, value)?
+        if let Some(migrate) = &mut reading.migrate
+            && migrate.set(name, value)?
         {
             continue;
         }
@@ -311,13 +311,13 @@ impl Reading {
     }
 
     fn finish(mut self, env: impl Fn(&str) -> Option<String>) -> Result<Command, FlagError> {
-        if let Some(moving) = self.moving {
+        if let Some(migrate) = self.migrate {
             let Flags {
                 lease_ttl,
                 verbosity,
                 ..
             } = self.flags;
-            let order = moving.finish(&self.stores, lease_ttl, verbosity, &env)?;
+            let order = migrate.finish(&self.stores, lease_ttl, verbosity, &env)?;
             return Ok(Command::Migrate(Box::new(order)));
         }
         let ip = self.healthz_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());

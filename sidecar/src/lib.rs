@@ -44,7 +44,7 @@ mod key_file;
 pub mod lease;
 pub mod lease_table;
 pub mod masquerade;
-mod moving;
+mod migrate;
 pub mod net_conf;
 mod offload;
 pub mod peers;
@@ -66,5 +66,5 @@ pub mod udp;
 pub mod underlay;
 pub mod wanted;
 
-pub use moving::migrate;
+pub use migrate::migrate;
 pub use run::run;

@@ -19,7 +19,7 @@ mod error;
 pub(crate) mod fuzz;
 mod keys;
 mod listing;
-mod moving;
+mod migrate;
 mod options;
 mod ours;
 mod proto;

@@ -13,7 +13,7 @@
 
 mod entry;
 mod lock;
-mod moving;
+mod migrate;
 mod watch;
 
 use std::fs;
