@@ -123,9 +123,8 @@ pub(crate) fn close_ports(attachment: &Attachment) -> Result<Lingering, Error> {
 }
 
 /// Takes away what limited the attachment and does not go with its pair.
-pub(crate) fn lift_limits(attachment: &Attachment) -> Result<(), Error> {
-    let mut socket = Socket::open().map_err(refused)?;
-    bandwidth::del(&mut socket, attachment)
+pub(crate) fn lift_limits(socket: &mut Socket, attachment: &Attachment) -> Result<(), Error> {
+    bandwidth::del(socket, attachment)
 }
 
 /// Takes away what belongs to a network's attachments that are not to be kept.

@@ -69,11 +69,17 @@ pub(crate) fn del(
         ifname: request.ifname.clone(),
     };
     // Runtimes repeat DEL. ADD, ours and that of the Go chain, keeps a scratch file from its
-    // beginning to the end of DEL.
-    let gone = !kept
-        && stores
-            .iter()
-            .all(|store| store.surely_holds_nothing(&owner));
+    // beginning to the end of DEL; what stands in nftables or iptables is not even looked at where
+    // there is none, no address and no pair. Who opens a socket of netfilter waits at its end for
+    // what other pods' DEL just removed.
+    let unknown = |store: &Store| store.surely_holds_nothing(&owner);
+    if !kept && stores.iter().all(unknown) {
+        let mut node = Node::open()?;
+        if !node.has_pair(&attachment)? {
+            sandbox(&node, request, stderr)?;
+            return builtin::lift_limits(&mut node.socket, &attachment);
+        }
+    }
     let mut errors = vec![];
     // No port may lead to an address that is not this pod's any more.
     let built_in = dialect != Dialect::Bridge;
@@ -85,17 +91,18 @@ pub(crate) fn del(
         let addresses = held.collect::<Option<Vec<_>>>()?.concat();
         (!addresses.is_empty()).then_some((sweeper, addresses))
     });
-    let link = delete_link(&attachment, request, &owner, &stores, gone, leave, stderr);
+    let link = delete_link(&attachment, request, &owner, &stores, leave, stderr);
     let is_ours = matches!(link, Ok(true));
     errors.extend(link.err());
     errors.extend(ports.and_then(Result::err));
     if built_in {
-        errors.extend(builtin::lift_limits(&attachment).err());
+        let lifted = Socket::open()
+            .map_err(|error| Error::new(Code::Kernel, error.to_string()))
+            .and_then(|mut socket| builtin::lift_limits(&mut socket, &attachment));
+        errors.extend(lifted.err());
     }
-    if !gone {
-        errors.extend(delete_spoof_check(&attachment).err());
-    }
-    if built_in && !is_ours && !gone {
+    errors.extend(delete_spoof_check(&attachment).err());
+    if built_in && !is_ours {
         // The Go chain may have made the pod, with a portmap that is not in the list any more.
         errors.extend(hostports::delete_legacy(&attachment).err());
     }
@@ -104,14 +111,14 @@ pub(crate) fn del(
         errors.extend(ipam.del().err());
     }
     let masquerades = rendered.and_then(|config| go_json::field(&config, "ipMasq")?.as_bool());
-    if masquerades != Some(false) && !gone {
+    if masquerades != Some(false) {
         errors.extend(delete_masquerade(&mark(&attachment), |_| false).err());
         errors.extend(legacy_masquerade::delete(&attachment).err());
     }
     for store in &stores {
         errors.extend(store.release(&owner).map_err(Error::from).err());
     }
-    if let Some(scratch) = scratch.filter(|_| errors.is_empty() && !gone) {
+    if let Some(scratch) = scratch.filter(|_| errors.is_empty()) {
         errors.extend(scratch.remove(&header.name).err());
     }
     Error::join(errors)
@@ -152,7 +159,6 @@ fn delete_link(
     request: &Container,
     owner: &Owner<'_>,
     stores: &[Store],
-    gone: bool,
     leave: Option<(Sweeper, Vec<IpAddr>)>,
     stderr: &mut dyn Write,
 ) -> Result<bool, Error> {
@@ -161,24 +167,33 @@ fn delete_link(
         Some((sweeper, addresses)) => node.dismiss_pair(attachment, &addresses, &sweeper)?,
         None => node.delete_pair(attachment)?,
     };
+    match sandbox(&node, request, stderr)?.filter(|_| !deleted) {
+        Some(netns) => delete_other_made(&mut node, &netns, owner, stores).map(|()| false),
+        None => Ok(deleted),
+    }
+}
+
+/// The sandbox, if there is one still. It must not be the node itself.
+fn sandbox(
+    node: &Node,
+    request: &Container,
+    stderr: &mut dyn Write,
+) -> Result<Option<Netns>, Error> {
     let Some(path) = &request.netns else {
-        return Ok(deleted);
+        return Ok(None);
     };
     let netns = match Netns::open(path) {
         Ok(netns) => netns,
         Err(error @ (NetnsError::Missing { .. } | NetnsError::NotANamespace { .. })) => {
             let _ = writeln!(stderr, "twill: {error}: nothing to delete in it");
-            return Ok(deleted);
+            return Ok(None);
         }
         Err(error) => return Err(Error::new(Code::Kernel, error.to_string())),
     };
     let refused = |error: NetnsError| Error::new(Code::Kernel, error.to_string());
-    if !request.netns_override && netns.is(&node.home).map_err(refused)? {
-        return Err(host_netns());
-    }
-    match deleted || gone {
-        true => Ok(deleted),
-        false => delete_other_made(&mut node, &netns, owner, stores).map(|()| false),
+    match !request.netns_override && netns.is(&node.home).map_err(refused)? {
+        true => Err(host_netns()),
+        false => Ok(Some(netns)),
     }
 }
 

@@ -356,6 +356,11 @@ impl Node {
             .map_err(|error| refused(error).context(&format!("in the sandbox, {ifname}")))
     }
 
+    /// Whether there is the attachment's pair, by its node's end.
+    pub(crate) fn has_pair(&mut self, attachment: &Attachment) -> Result<bool, Error> {
+        self.pair_of(attachment).map(|pair| pair.is_some())
+    }
+
     /// Deletes the pair by its node's end, if that is this attachment's. Whether there was one.
     pub(crate) fn delete_pair(&mut self, attachment: &Attachment) -> Result<bool, Error> {
         match self.pair_of(attachment)? {

@@ -8,7 +8,7 @@ mod namespaces;
 
 use std::time::Duration;
 
-use calls::{ok, run, tool, write_subnet_env};
+use calls::{ok, reserved, run, tool, write_subnet_env};
 use serde_json::json;
 
 fn on_a_node(test: &str, f: impl FnOnce() + Send) {
@@ -122,4 +122,34 @@ fn the_trace_of_the_runtime_is_logged_and_nothing_that_is_none() {
     };
     assert_eq!(said(trace), format!("twill: traceparent={trace}\n"));
     assert_eq!(said("a\nb"), "");
+}
+
+#[test]
+fn a_pod_whose_files_were_lost_is_deleted_with_its_ports_and_a_repeated_del_finds_nothing() {
+    let test =
+        "a_pod_whose_files_were_lost_is_deleted_with_its_ports_and_a_repeated_del_finds_nothing";
+    on_a_node(test, || {
+        write_subnet_env();
+        let mut config = json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "twill"});
+        let plain = config.clone();
+        config["runtimeConfig"] = json!({"portMappings":
+            [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
+        ok("twill", "ADD", &[], &config);
+        std::fs::remove_dir_all("/var/lib/cni").unwrap();
+        // Another pod's ADD, and the index of owners is whole again.
+        let other = [("CNI_CONTAINERID", "def"), ("CNI_NETNS", "/run/netns/pod2")];
+        ok("twill", "ADD", &other, &plain);
+        let pairs = || tool("ip -o link show type veth").lines().count();
+        assert_eq!(pairs(), 2);
+        assert!(tool("nft list ruleset").contains("8080"));
+        run("twill", "DEL", &[], &plain).ok();
+        assert_eq!(pairs(), 1);
+        assert!(!tool("nft list ruleset").contains("8080"));
+        assert_eq!(reserved("cbr0").len(), 1, "the other's");
+        for _ in 0..2 {
+            run("twill", "DEL", &[], &plain).ok();
+        }
+        run("twill", "DEL", &other, &plain).ok();
+        assert_eq!((pairs(), reserved("cbr0").len()), (0, 0));
+    });
 }
