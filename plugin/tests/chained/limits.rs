@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::namespaces::{available, in_a_node_of_its_own};
-use crate::node::{bridge, call, inside, pod, run_plugin, tool, try_tool};
+use crate::node::{call, inside, pod, run_plugin, tool, try_tool, with_a_bridge};
 
 /// 1 MB/s in bits, and what may pass at once.
 const RATE: u64 = 8_000_000;
@@ -51,11 +50,7 @@ fn devices() -> String {
 
 #[test]
 fn each_direction_is_as_fast_as_it_may_be() {
-    if !available("each_direction_is_as_fast_as_it_may_be") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
+    with_a_bridge("each_direction_is_as_fast_as_it_may_be", &["pod"], || {
         let previous = pod("pod", 2);
         let receive = || transfer("", "pod", "10.1.2.2");
         let send = || transfer("pod", "", "10.1.2.1");
@@ -95,99 +90,94 @@ fn each_direction_is_as_fast_as_it_may_be() {
 
 #[test]
 fn the_ifb_is_in_the_result_and_del_needs_only_names() {
-    if !available("the_ifb_is_in_the_result_and_del_needs_only_names") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
-        let config = config(&pod("pod", 2), both());
-        let answer = call("bandwidth", "ADD", "abc", "pod", &config).ok().json();
-        let ifb = &answer["interfaces"][3];
-        assert_eq!(ifb["name"], "bwp64e75f641d11");
-        assert!(
-            devices().contains(ifb["mac"].as_str().unwrap()),
-            "{}",
-            devices()
-        );
-        assert!(tool("ip link show bwp64e75f641d11").contains("alias twifb:cbr0/abc/eth0"));
-        let nothing =
-            json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "bandwidth", "ingressRate": -1});
-        call("bandwidth", "DEL", "abc", "", &nothing).ok();
-        assert!(!devices().contains("bwp"), "{}", devices());
-        call("bandwidth", "DEL", "abc", "gone", &nothing).ok();
-        // One that the Go plugin made has no alias.
-        tool("ip link add bwp64e75f641d11 type ifb");
-        call("bandwidth", "DEL", "abc", "", &nothing).ok();
-        assert!(!devices().contains("bwp"), "{}", devices());
-    });
+    with_a_bridge(
+        "the_ifb_is_in_the_result_and_del_needs_only_names",
+        &["pod"],
+        || {
+            let config = config(&pod("pod", 2), both());
+            let answer = call("bandwidth", "ADD", "abc", "pod", &config).ok().json();
+            let ifb = &answer["interfaces"][3];
+            assert_eq!(ifb["name"], "bwp64e75f641d11");
+            assert!(
+                devices().contains(ifb["mac"].as_str().unwrap()),
+                "{}",
+                devices()
+            );
+            assert!(tool("ip link show bwp64e75f641d11").contains("alias twifb:cbr0/abc/eth0"));
+            let nothing = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "bandwidth", "ingressRate": -1});
+            call("bandwidth", "DEL", "abc", "", &nothing).ok();
+            assert!(!devices().contains("bwp"), "{}", devices());
+            call("bandwidth", "DEL", "abc", "gone", &nothing).ok();
+            // One that the Go plugin made has no alias.
+            tool("ip link add bwp64e75f641d11 type ifb");
+            call("bandwidth", "DEL", "abc", "", &nothing).ok();
+            assert!(!devices().contains("bwp"), "{}", devices());
+        },
+    );
 }
 
 #[test]
 fn check_notices_every_loss_and_add_makes_it_good() {
-    if !available("check_notices_every_loss_and_add_makes_it_good") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
-        let config = config(&pod("pod", 2), both());
-        for loss in [
-            "tc qdisc del dev veth00000002 root",
-            "tc qdisc replace dev veth00000002 root handle 1: tbf rate 1mbit burst 50000 latency 25ms",
-            "tc qdisc del dev veth00000002 ingress",
-            "tc qdisc del dev bwp64e75f641d11 root",
-            "ip link del bwp64e75f641d11",
-        ] {
-            call("bandwidth", "ADD", "abc", "pod", &config).ok();
-            call("bandwidth", "CHECK", "abc", "pod", &config).ok();
-            tool(loss);
-            let answer = call("bandwidth", "CHECK", "abc", "pod", &config);
-            assert_eq!(answer.json()["code"], 103, "{loss}: {answer:?}");
-        }
-    });
+    with_a_bridge(
+        "check_notices_every_loss_and_add_makes_it_good",
+        &["pod"],
+        || {
+            let config = config(&pod("pod", 2), both());
+            for loss in [
+                "tc qdisc del dev veth00000002 root",
+                "tc qdisc replace dev veth00000002 root handle 1: tbf rate 1mbit burst 50000 latency 25ms",
+                "tc qdisc del dev veth00000002 ingress",
+                "tc qdisc del dev bwp64e75f641d11 root",
+                "ip link del bwp64e75f641d11",
+            ] {
+                call("bandwidth", "ADD", "abc", "pod", &config).ok();
+                call("bandwidth", "CHECK", "abc", "pod", &config).ok();
+                tool(loss);
+                let answer = call("bandwidth", "CHECK", "abc", "pod", &config);
+                assert_eq!(answer.json()["code"], 103, "{loss}: {answer:?}");
+            }
+        },
+    );
 }
 
 #[test]
 fn two_attachments_of_a_container_have_an_ifb_each() {
-    if !available("two_attachments_of_a_container_have_an_ifb_each") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
-        let previous = pod("pod", 2);
-        tool("ip link add veth00000009 type veth peer name net1 netns pod");
-        let of = |ifname: &str, verb: &str| {
-            let mut previous = previous.clone();
-            if ifname == "net1" {
-                previous["interfaces"][1]["name"] = json!("veth00000009");
-                previous["interfaces"][2]["name"] = json!("net1");
-            }
-            let env = [
-                ("CNI_COMMAND", verb),
-                ("CNI_CONTAINERID", "abc"),
-                ("CNI_NETNS", "/run/netns/pod"),
-                ("CNI_IFNAME", ifname),
-            ];
-            run_plugin("bandwidth", &env, &config(&previous, both()).to_string()).ok();
-        };
-        of("eth0", "ADD");
-        of("net1", "ADD");
-        assert_eq!(devices().matches(": bwp").count(), 2, "{}", devices());
-        of("eth0", "CHECK");
-        of("eth0", "DEL");
-        assert_eq!(devices().matches(": bwp").count(), 1, "{}", devices());
-        of("net1", "CHECK");
-        of("net1", "DEL");
-        assert_eq!(devices().matches(": bwp").count(), 0, "{}", devices());
-    });
+    with_a_bridge(
+        "two_attachments_of_a_container_have_an_ifb_each",
+        &["pod"],
+        || {
+            let previous = pod("pod", 2);
+            tool("ip link add veth00000009 type veth peer name net1 netns pod");
+            let of = |ifname: &str, verb: &str| {
+                let mut previous = previous.clone();
+                if ifname == "net1" {
+                    previous["interfaces"][1]["name"] = json!("veth00000009");
+                    previous["interfaces"][2]["name"] = json!("net1");
+                }
+                let env = [
+                    ("CNI_COMMAND", verb),
+                    ("CNI_CONTAINERID", "abc"),
+                    ("CNI_NETNS", "/run/netns/pod"),
+                    ("CNI_IFNAME", ifname),
+                ];
+                run_plugin("bandwidth", &env, &config(&previous, both()).to_string()).ok();
+            };
+            of("eth0", "ADD");
+            of("net1", "ADD");
+            assert_eq!(devices().matches(": bwp").count(), 2, "{}", devices());
+            of("eth0", "CHECK");
+            of("eth0", "DEL");
+            assert_eq!(devices().matches(": bwp").count(), 1, "{}", devices());
+            of("net1", "CHECK");
+            of("net1", "DEL");
+            assert_eq!(devices().matches(": bwp").count(), 0, "{}", devices());
+        },
+    );
 }
 
 #[test]
 fn gc_takes_the_ifbs_of_no_valid_attachment() {
-    if !available("gc_takes_the_ifbs_of_no_valid_attachment") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
+    with_a_bridge("gc_takes_the_ifbs_of_no_valid_attachment", &["pod"], || {
         let config = config(&pod("pod", 2), both());
         call("bandwidth", "ADD", "abc", "pod", &config).ok();
         let gc = |network: &str, valid: Value| {
@@ -210,11 +200,7 @@ fn gc_takes_the_ifbs_of_no_valid_attachment() {
 
 #[test]
 fn what_fails_changes_nothing() {
-    if !available("what_fails_changes_nothing") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
+    with_a_bridge("what_fails_changes_nothing", &["pod"], || {
         let previous = pod("pod", 2);
         let before = tool("tc qdisc show");
         let mut unlisted = previous.clone();

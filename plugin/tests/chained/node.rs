@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::calls::run_with;
 pub(crate) use crate::calls::{Answer, inside, tool, try_tool};
+use crate::namespaces;
 
 /// Runs a plugin in the calling thread's namespaces.
 pub(crate) fn run_plugin(name: &str, env: &[(&str, &str)], stdin: &str) -> Answer {
@@ -27,6 +28,21 @@ pub(crate) fn call(plugin: &str, verb: &str, container: &str, pod: &str, config:
         ("CNI_PATH", "/opt/cni/bin"),
     ];
     run_plugin(plugin, &env, &config.to_string())
+}
+
+/// Runs `f` on a node of its own with a bridge and these sandboxes, of which `client` is no pod but
+/// a neighbour of the node's. Where no node can be made the test is skipped, which fails in CI.
+pub(crate) fn with_a_bridge(test: &str, sandboxes: &[&str], f: impl FnOnce() + Send) {
+    if !namespaces::available(test) {
+        return;
+    }
+    namespaces::in_a_node_of_its_own(sandboxes, || {
+        bridge();
+        if sandboxes.contains(&"client") {
+            neighbour("client");
+        }
+        f();
+    });
 }
 
 /// A bridge `cni0` with the gateway's addresses of 10.1.2.0/24 and fd00:1:2::/64.
@@ -72,7 +88,7 @@ pub(crate) fn pod(name: &str, number: u8) -> Value {
 }
 
 /// A host beside the node: 192.0.2.9 and 2001:db8::9; the node has `.1` and `.5` there.
-pub(crate) fn neighbour(name: &str) {
+fn neighbour(name: &str) {
     tool(&format!(
         "ip link add lan0 type veth peer name eth0 netns {name}"
     ));
