@@ -13,5 +13,6 @@ mod files;
 #[path = "../namespaces/mod.rs"]
 mod namespaces;
 mod scene;
+mod stricter;
 mod values;
 mod variables;

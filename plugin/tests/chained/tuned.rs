@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::namespaces::{available, in_a_node_of_its_own};
-use crate::node::{bridge, call, inside, pod, tool};
+use crate::calls::go;
+use crate::node::{call, inside, pod, tool, with_a_bridge};
 
 const BACKUP: &str = "/run/cni/tuning/abc_eth0.json";
 
@@ -45,11 +45,7 @@ fn somaxconn() -> String {
 
 #[test]
 fn del_puts_back_what_add_changed() {
-    if !available("del_puts_back_what_add_changed") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
+    with_a_bridge("del_puts_back_what_add_changed", &["pod"], || {
         let previous = pod("pod", 2);
         let config = config(&previous, everything());
         let before = eth0();
@@ -74,11 +70,7 @@ fn del_puts_back_what_add_changed() {
 
 #[test]
 fn check_notices_every_change() {
-    if !available("check_notices_every_change") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
+    with_a_bridge("check_notices_every_change", &["pod"], || {
         let config = config(&pod("pod", 2), everything());
         for change in [
             "ip link set eth0 mtu 1301",
@@ -99,11 +91,7 @@ fn check_notices_every_change() {
 
 #[test]
 fn a_failed_add_puts_back_what_it_had_done() {
-    if !available("a_failed_add_puts_back_what_it_had_done") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
+    with_a_bridge("a_failed_add_puts_back_what_it_had_done", &["pod"], || {
         let previous = pod("pod", 2);
         let before = (eth0(), somaxconn());
         // A group address: the parser takes it, the kernel does not.
@@ -123,20 +111,126 @@ fn a_failed_add_puts_back_what_it_had_done() {
 
 #[test]
 fn del_forgets_a_sandbox_that_is_gone_and_a_torn_backup() {
-    if !available("del_forgets_a_sandbox_that_is_gone_and_a_torn_backup") {
-        return;
-    }
-    in_a_node_of_its_own(&["pod"], || {
-        bridge();
-        let config = config(&pod("pod", 2), everything());
-        for (netns, torn) in [("", false), ("gone", false), ("pod", true)] {
-            call("tuning", "ADD", "abc", "pod", &config).ok();
-            assert!(Path::new(BACKUP).exists());
-            if torn {
-                fs::write(BACKUP, "{").unwrap();
+    with_a_bridge(
+        "del_forgets_a_sandbox_that_is_gone_and_a_torn_backup",
+        &["pod"],
+        || {
+            let config = config(&pod("pod", 2), everything());
+            for (netns, torn) in [("", false), ("gone", false), ("pod", true)] {
+                call("tuning", "ADD", "abc", "pod", &config).ok();
+                assert!(Path::new(BACKUP).exists());
+                if torn {
+                    fs::write(BACKUP, "{").unwrap();
+                }
+                call("tuning", "DEL", "abc", netns, &config).ok();
+                assert!(!Path::new(BACKUP).exists());
             }
-            call("tuning", "DEL", "abc", netns, &config).ok();
-            assert!(!Path::new(BACKUP).exists());
+        },
+    );
+}
+
+const ALLOW_LIST: &str = "/etc/cni/tuning/allowlist.conf";
+
+/// A list, and whether `net.core.somaxconn` may be set with it, by the Go plugin and by twill.
+const LISTS: &[(&str, &[u8], bool, bool)] = &[
+    ("one that names it", b"^net.core.somaxconn$\n", true, true),
+    (
+        "one of several lines",
+        b"^net.ipv4\n\n  ^net\\.core \n",
+        true,
+        true,
+    ),
+    ("lines of DOS", b"^net.core\r\n", true, true),
+    (
+        "a class of letters",
+        b"^net[.]core[.][[:lower:]]+$",
+        true,
+        true,
+    ),
+    ("a part of the name", b"somax", true, true),
+    ("an empty one", b"", false, false),
+    ("one of empty lines", b"\n \n", false, false),
+    ("one that names others", b"^net.ipv4\n", false, false),
+    ("the key as a path", b"^net/core/somaxconn$\n", false, false),
+    ("no expression", b"(\n", false, false),
+    ("no expression first", b"(\n^net.core\n", false, false),
+    ("no text", b"\xff\n", false, false),
+    // Theirs looks no further than the line that allows; twill takes no list that is not whole.
+    ("no expression last", b"^net.core\n(\n", true, false),
+    // A key has no letters but ASCII's, and so the engine knows no more.
+    (
+        "Unicode's classes",
+        b"^net[.]core[.]\\p{L}+$\n",
+        true,
+        false,
+    ),
+];
+
+#[test]
+fn the_operators_list_allows_what_it_allows_the_go_plugin() {
+    let test = "the_operators_list_allows_what_it_allows_the_go_plugin";
+    with_a_bridge(test, &["pod"], || {
+        if !go::install(&[("tuning", "tuning")]) {
+            return;
         }
+        // Nobody else's list, and nobody else sees this one.
+        tool("mount -t tmpfs tmpfs /etc");
+        let previous = pod("pod", 2);
+        let asks = |keys: Value| config(&previous, json!({ "sysctl": keys }));
+        let one = asks(json!({"net.core.somaxconn": "600"}));
+        let theirs = |config: &Value| go::run("tuning", "ADD", &[], config).exit == 0;
+        let before = somaxconn();
+        let reset = || {
+            inside("pod", || {
+                fs::write("/proc/sys/net/core/somaxconn", &before).unwrap()
+            })
+        };
+
+        assert!(theirs(&one), "without a list");
+        reset();
+        call("tuning", "ADD", "abc", "pod", &one).ok();
+        assert_eq!(somaxconn().trim(), "600");
+        call("tuning", "DEL", "abc", "pod", &one).ok();
+        reset();
+
+        fs::create_dir_all("/etc/cni/tuning").unwrap();
+        for (what, list, by_theirs, by_twill) in LISTS {
+            fs::write(ALLOW_LIST, list).unwrap();
+            assert_eq!(theirs(&one), *by_theirs, "{what}: the Go plugin");
+            reset();
+            let answer = call("tuning", "ADD", "abc", "pod", &one);
+            assert_eq!(answer.exit == 0, *by_twill, "{what}: {answer:?}");
+            match by_twill {
+                true => assert_eq!(somaxconn().trim(), "600", "{what}"),
+                false => {
+                    let msg = answer.error();
+                    let named = ["net.core.somaxconn", ALLOW_LIST];
+                    assert!(named.iter().any(|name| msg.contains(name)), "{what}: {msg}");
+                    assert_eq!(somaxconn(), before, "{what}");
+                    assert!(!Path::new(BACKUP).exists(), "{what}");
+                }
+            }
+            // A list that changed since ADD, or that is none, holds up neither.
+            fs::write(ALLOW_LIST, "(").unwrap();
+            call("tuning", "DEL", "abc", "pod", &one).ok();
+            go::run("tuning", "DEL", &[], &one).ok();
+            reset();
+        }
+
+        // One setting that is not allowed, and none is made.
+        fs::write(ALLOW_LIST, "^net.core.somaxconn$").unwrap();
+        let two = asks(json!({"net.core.somaxconn": "600", "net.ipv4.ip_forward": "1"}));
+        assert!(!theirs(&two));
+        let error = call("tuning", "ADD", "abc", "pod", &two).error();
+        assert!(error.contains("net.ipv4.ip_forward"), "{error}");
+        assert_eq!(somaxconn(), before);
+
+        // What is there and cannot be read is no permission.
+        fs::remove_file(ALLOW_LIST).unwrap();
+        fs::create_dir(ALLOW_LIST).unwrap();
+        assert!(!theirs(&one));
+        let error = call("tuning", "ADD", "abc", "pod", &one).error();
+        assert!(error.contains(ALLOW_LIST), "{error}");
+        assert_eq!(somaxconn(), before);
     });
 }
