@@ -145,7 +145,10 @@ fn with_our_result(stdin: &str, said: Option<&Said>) -> String {
     let (Ok(mut config), Some(said)) = (serde_json::from_str::<Value>(stdin), said) else {
         return stdin.to_owned();
     };
-    let Some(interfaces) = config["prevResult"]["interfaces"].as_array_mut() else {
+    let interfaces = config
+        .get_mut("prevResult")
+        .and_then(|previous| previous.get_mut("interfaces"));
+    let Some(interfaces) = interfaces.and_then(Value::as_array_mut) else {
         return stdin.to_owned();
     };
     for (at, interface) in interfaces.iter_mut().enumerate() {
