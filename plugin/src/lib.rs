@@ -125,7 +125,7 @@ pub fn run(process: Process<'_>) -> i32 {
     let answer = match Invocation::from_env(env) {
         Err(error) => Err(error),
         Ok(Invocation::About) => {
-            let _ = stderr.write_all(version::about(name).as_bytes());
+            let _ = stderr.write_all(version::about(name, Version::V0_1_0).as_bytes());
             return 0;
         }
         Ok(Invocation::Version) => Ok(version::announcement()),

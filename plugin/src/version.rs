@@ -110,9 +110,10 @@ pub(crate) fn announcement() -> String {
 }
 
 /// What a person sees who starts the program without CNI_COMMAND. Runtimes parse the first line
-/// (`CNI <name> plugin <version>`).
-pub(crate) fn about(program: &str) -> String {
-    let versions = Version::ALL.map(Version::as_str).join(", ");
+/// (`CNI <name> plugin <version>`). The program speaks every version since `oldest`.
+pub(crate) fn about(program: &str, oldest: Version) -> String {
+    let spoken = Version::ALL.into_iter().filter(|v| *v >= oldest);
+    let versions = spoken.map(Version::as_str).collect::<Vec<_>>().join(", ");
     format!(
         "CNI {program} plugin v{} (twill)\nCNI protocol versions supported: {versions}\n",
         env!("CARGO_PKG_VERSION")

@@ -81,8 +81,8 @@ impl Chained {
     }
 
     fn version_of(self, header: &Header) -> Result<Version, Error> {
-        let version = Version::of_config(&header.version)?;
-        if version >= self.oldest() {
+        let known = Version::of_config(&header.version).ok();
+        if let Some(version) = known.filter(|version| *version >= self.oldest()) {
             return Ok(version);
         }
         let details = format!(
@@ -116,7 +116,7 @@ pub fn run(plugin: Chained, process: Process<'_>) -> i32 {
     let answer = match Invocation::from_env(process.env) {
         Err(error) => Err(error),
         Ok(Invocation::About) => {
-            let about = version::about(plugin.name());
+            let about = version::about(plugin.name(), plugin.oldest());
             let _ = process.stderr.write_all(about.as_bytes());
             return 0;
         }

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use kernel::Mac;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::cni_args::CniArgs;
 use crate::config::mode::Mode;
@@ -19,6 +19,11 @@ use crate::version::Version;
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Raw {
+    // Read elsewhere, if at all; here their types are checked.
+    #[serde(rename = "type")]
+    _kind: String,
+    #[serde(rename = "prevResult")]
+    _prev_result: Map<String, Value>,
     bridge: String,
     is_gateway: bool,
     is_default_gateway: bool,

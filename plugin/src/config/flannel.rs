@@ -38,7 +38,11 @@ const OWN_KEYS: [&str; 11] = [
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Raw {
-    // Read again by `subnet_file` and `scratch_dir`; here their types are checked.
+    // Read elsewhere, if at all; here their types are checked.
+    #[serde(rename = "type")]
+    _kind: String,
+    #[serde(rename = "prevResult")]
+    _prev_result: Map<String, Value>,
     subnet_file: String,
     data_dir: String,
     delegate: Map<String, Value>,
