@@ -7,6 +7,10 @@
 //! [`SEALED`] after every change of its own, and whatever host-local makes or removes there sets
 //! it to now. A folder that is not sealed is read as a whole, once, and its index made anew.
 //! A link is only a hint: what a file says is what counts. Both are changed under the lock.
+//!
+//! An index is its folder's by the folder's inode. By its path it would be another's as well:
+//! what is there before a file system is mounted over it, and in other mount namespaces that see
+//! the same `/run`; and two paths to one folder would make two.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,10 +25,11 @@ use nix::sys::time::TimeSpec;
 use super::{Boot, Held, Owner};
 use crate::attachment;
 
-/// Seconds since the epoch: no change of today has this time.
-const SEALED: i64 = 1;
+/// Seconds since the epoch: no change of today has this time. (1 was the seal of indexes that were
+/// named after paths.)
+const SEALED: i64 = 2;
 /// The indexes of all networks' folders.
-const PLACE: &str = "/run/twill/owners";
+pub(super) const PLACE: &str = "/run/twill/owners";
 /// Separates names in a link's target; no name has one.
 const SEPARATOR: &str = "/";
 
@@ -32,15 +37,22 @@ const SEPARATOR: &str = "/";
 #[derive(Debug)]
 pub(super) struct Index<'a> {
     /// What is indexed.
-    pub(super) folder: &'a Path,
+    folder: &'a Path,
     /// The index.
-    pub(super) links: &'a Path,
+    pub(super) links: PathBuf,
 }
 
-/// Where a folder's index is.
-pub(super) fn place_of(folder: &Path) -> PathBuf {
-    let hash = attachment::hash(&[folder.as_os_str().as_encoded_bytes()]);
-    Path::new(PLACE).join(format!("{hash:016x}"))
+impl<'a> Index<'a> {
+    /// The index of the folder as it is now, among those in `place`; that of a folder that is not
+    /// there is never whole.
+    pub(super) fn of(folder: &'a Path, place: &Path) -> Self {
+        let identity = fs::metadata(folder).map(|meta| (meta.dev(), meta.ino()));
+        let (device, inode) = identity.unwrap_or_default();
+        Index {
+            folder,
+            links: place.join(format!("{device:x}-{inode:x}")),
+        }
+    }
 }
 
 impl Index<'_> {
@@ -52,7 +64,7 @@ impl Index<'_> {
         }
         // Should `/run` outlive a boot, its index does not.
         let began = Boot::began()?;
-        Ok(fs::metadata(self.links).is_ok_and(|links| links.mtime() >= began))
+        Ok(fs::metadata(&self.links).is_ok_and(|links| links.mtime() >= began))
     }
 
     /// Says that it is.
@@ -107,9 +119,9 @@ impl Index<'_> {
             let names = owners.entry(self.link_of(held)).or_default();
             names.push(name.to_owned());
         }
-        match fs::remove_dir_all(self.links) {
+        match fs::remove_dir_all(&self.links) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => fs::create_dir_all(self.links)?,
+            _ => fs::create_dir_all(&self.links)?,
         }
         let mut owners = owners.into_iter();
         owners.try_for_each(|(link, names)| symlink(names.join(SEPARATOR), link))

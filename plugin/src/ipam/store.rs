@@ -21,8 +21,8 @@ use super::{Boot, Held, IpamError, Owner};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Store {
     dir: PathBuf,
-    /// Where the index is.
-    links: PathBuf,
+    /// Where its index is, among others.
+    indexes: PathBuf,
 }
 
 /// A store that nobody else changes meanwhile.
@@ -41,9 +41,10 @@ impl Store {
     /// The store of a network; nothing is read or made yet. `network` is a valid network name,
     /// and so a file name.
     pub(crate) fn new(data_dir: &Path, network: &str) -> Store {
-        let dir = data_dir.join(network);
-        let links = index::place_of(&dir);
-        Store { dir, links }
+        Store {
+            dir: data_dir.join(network),
+            indexes: PathBuf::from(index::PLACE),
+        }
     }
 
     /// The same with its index beside the folder, so that nothing outside is touched.
@@ -51,15 +52,12 @@ impl Store {
     pub(crate) fn indexed_within(data_dir: &Path, network: &str) -> Store {
         Store {
             dir: data_dir.join(network),
-            links: data_dir.join(".links"),
+            indexes: data_dir.join(".links"),
         }
     }
 
     fn index(&self) -> Index<'_> {
-        Index {
-            folder: &self.dir,
-            links: &self.links,
-        }
+        Index::of(&self.dir, &self.indexes)
     }
 
     /// Waits for the lock; makes the folder where it is missing.

@@ -16,7 +16,7 @@ fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store {
         dir: dir.path().join("net"),
-        links: dir.path().join("links"),
+        indexes: dir.path().join("indexes"),
     };
     store.lock().unwrap();
     (dir, store)
@@ -124,7 +124,7 @@ fn reserve(store: &Store, address: &str, owner: &Owner<'_>) {
 }
 
 fn link_count(store: &Store) -> usize {
-    fs::read_dir(&store.links).unwrap().count()
+    fs::read_dir(&store.index().links).unwrap().count()
 }
 
 #[test]
@@ -173,9 +173,47 @@ fn what_host_local_makes_and_removes_beside_is_noticed() {
 fn without_its_links_the_index_is_made_anew() {
     let (_dir, store) = store();
     reserve(&store, "10.1.2.3", &OWNER);
-    fs::remove_dir_all(&store.links).unwrap();
+    fs::remove_dir_all(&store.index().links).unwrap();
     store.release(&OWNER).unwrap();
     assert_eq!(store.addresses().unwrap(), [] as [IpAddr; 0]);
+}
+
+/// As where a file system is mounted over the folder for a while, or in two mount namespaces.
+#[test]
+fn a_folder_that_takes_anothers_place_has_an_index_of_its_own() {
+    let (dir, store) = store();
+    let other = Owner {
+        container_id: "def",
+        ..OWNER
+    };
+    let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+    reserve(&store, "10.1.2.3", &OWNER);
+    fs::rename(&store.dir, &first).unwrap();
+    reserve(&store, "10.1.2.3", &other);
+    fs::rename(&store.dir, &second).unwrap();
+    fs::rename(&first, &store.dir).unwrap();
+    assert!(store.holds_any(&OWNER).unwrap());
+    store.release(&OWNER).unwrap();
+    assert_eq!(store.addresses().unwrap(), [] as [IpAddr; 0]);
+    fs::remove_dir_all(&store.dir).unwrap();
+    fs::rename(&second, &store.dir).unwrap();
+    store.release(&other).unwrap();
+    assert_eq!(store.addresses().unwrap(), [] as [IpAddr; 0]);
+}
+
+#[test]
+fn two_paths_to_a_folder_have_one_index() {
+    let (dir, store) = store();
+    std::os::unix::fs::symlink(&store.dir, dir.path().join("alias")).unwrap();
+    let alias = Store {
+        dir: dir.path().join("alias"),
+        ..store.clone()
+    };
+    for (one, another) in [(&store, &alias), (&alias, &store)] {
+        reserve(one, "10.1.2.3", &OWNER);
+        another.release(&OWNER).unwrap();
+        assert_eq!(store.addresses().unwrap(), [] as [IpAddr; 0]);
+    }
 }
 
 #[test]
