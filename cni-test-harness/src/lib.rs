@@ -19,6 +19,8 @@ pub mod card;
 pub mod certificates;
 pub mod cluster;
 pub mod containerd;
+pub mod cri;
+pub mod crio;
 pub mod demo;
 pub mod etcd;
 pub mod flanneld;

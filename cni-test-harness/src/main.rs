@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use cni_test_harness::containerd::image;
+use cni_test_harness::cri::image;
 use cni_test_harness::{bench, demo, lab};
 use lexopt::prelude::*;
 use nix::sys::signal::{SigSet, Signal};

@@ -45,21 +45,50 @@ macro_rules! skip_unless {
     };
 }
 
+/// Ends the test as passed, with the reason printed, unless something is there that cannot be
+/// installed: a program that no registry has, which a person may name by its path. Unlike
+/// [`skip_unless!`](crate::skip_unless) it passes in CI.
+///
+/// ```text
+/// let programs = try_if_there!(crio::Programs::named());
+/// ```
+#[macro_export]
+macro_rules! try_if_there {
+    ($found:expr $(,)?) => {
+        match $found {
+            Ok(found) => found,
+            Err(missing) => {
+                return $crate::skip::not_tried(&missing, concat!(file!(), ":", line!()));
+            }
+        }
+    };
+}
+
 /// Says that the running test is skipped and why; what [`skip_unless!`](crate::skip_unless) calls.
 ///
 /// # Panics
 /// Where `CI` is `true`: there everything that a test needs must be installed.
 pub fn skip<T: Skipped>(reason: &dyn Display, place: &str) -> T {
-    let thread = std::thread::current();
-    // The runner names a test's thread after it, except when it runs one test at a time.
-    let test = thread
-        .name()
-        .filter(|name| *name != "main")
-        .unwrap_or(place);
-    refuse_in_ci(std::env::var_os("CI").as_deref(), test, reason);
+    let test = running_test(place);
+    refuse_in_ci(std::env::var_os("CI").as_deref(), &test, reason);
     // Not eprintln!: the runner swallows that when a test passes.
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
     T::skipped()
+}
+
+/// Says that the running test was not tried and why; what
+/// [`try_if_there!`](crate::try_if_there) calls.
+pub fn not_tried<T: Skipped>(reason: &dyn Display, place: &str) -> T {
+    let test = running_test(place);
+    let _ = writeln!(std::io::stderr(), "not tried: {test}: {reason}");
+    T::skipped()
+}
+
+/// The runner names a test's thread after it, except when it runs one test at a time.
+fn running_test(place: &str) -> String {
+    let thread = std::thread::current();
+    let name = thread.name().filter(|name| *name != "main");
+    name.unwrap_or(place).to_owned()
 }
 
 fn refuse_in_ci(ci: Option<&OsStr>, test: &str, reason: &dyn Display) {

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use cni_test_harness::containerd::{self, Containerd, Setup};
+use cni_test_harness::containerd::{self, Containerd};
+use cni_test_harness::cri::{Process, Setup};
 use cni_test_harness::node::Node;
 use cni_test_harness::{skip_unless, tools};
 use serde_json::json;
@@ -67,7 +68,7 @@ impl Machine {
             .stdout_text())
     }
 
-    fn shims(&self) -> Result<Vec<containerd::Process>> {
+    fn shims(&self) -> Result<Vec<Process>> {
         let mut processes = self.containerd.processes()?;
         processes.retain(|process| process.name.starts_with("containerd-shim"));
         Ok(processes)
@@ -147,8 +148,7 @@ fn dropping_containerd_with_a_pod_running_leaves_no_process_and_no_folder() -> R
     let cgroups = cgroups_of(&processes);
     assert!(cgroups.iter().any(|path| path.is_dir()), "{cgroups:?}");
     drop(containerd);
-    let alive =
-        |process: &&containerd::Process| Path::new(&format!("/proc/{}", process.pid)).exists();
+    let alive = |process: &&Process| Path::new(&format!("/proc/{}", process.pid)).exists();
     assert_eq!(
         processes.iter().filter(alive).collect::<Vec<_>>(),
         Vec::<&_>::new()
@@ -163,8 +163,8 @@ fn dropping_containerd_with_a_pod_running_leaves_no_process_and_no_folder() -> R
 }
 
 /// The folders of the containers' cgroups, in the unified hierarchy or, in version 1, each of them.
-fn cgroups_of(processes: &[containerd::Process]) -> Vec<PathBuf> {
-    let of = |process: &containerd::Process| {
+fn cgroups_of(processes: &[Process]) -> Vec<PathBuf> {
+    let of = |process: &Process| {
         std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap_or_default()
     };
     let lines: Vec<String> = processes.iter().map(of).collect();

@@ -5,56 +5,32 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::{Setup, image};
+use super::RUNTIME;
+use crate::cri::{self, Setup, image, quote, socket_path};
 
 /// Copies each layer: slower than overlayfs, but works on every file system and kernel.
 pub const SNAPSHOTTER: &str = "native";
 
-/// A unix socket's path is at most 107 bytes; containerd adds `.ttrpc` to this one.
-const SOCKET_PATH_MAX: usize = 100;
-
-/// Where containerd whose folder is `dir` listens.
-pub(super) fn socket_path(dir: &Path) -> PathBuf {
-    dir.join("containerd.sock")
-}
-
 /// Writes `<dir>/config.toml`.
 pub(super) fn write(dir: &Path, setup: &Setup<'_>) -> Result<PathBuf> {
-    let socket_path = socket_path(dir);
-    if socket_path.as_os_str().len() > SOCKET_PATH_MAX {
-        bail!(
-            "{} is too long for a unix socket: choose a shorter folder",
-            socket_path.display()
-        );
-    }
-    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    let text = render(dir, setup, has_cap_sys_resource(&status));
+    let text = render(dir, setup, cri::may_lower_oom_scores()?);
     let path = dir.join("config.toml");
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     Ok(path)
 }
 
-/// Whether the process of this /proc/PID/status may lower an oom_score_adj.
-fn has_cap_sys_resource(status: &str) -> bool {
-    const CAP_SYS_RESOURCE: u32 = 24; // linux/capability.h
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let set = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    set.is_some_and(|set| set & (1 << CAP_SYS_RESOURCE) != 0)
-}
-
 fn render(dir: &Path, setup: &Setup<'_>, may_lower_oom_score: bool) -> String {
     let below = |name: &str| quote(&dir.join(name));
-    let socket = quote(&socket_path(dir));
+    let socket = quote(&socket_path(dir, RUNTIME));
     let ttrpc = quote(&PathBuf::from(format!(
         "{}.ttrpc",
-        socket_path(dir).display()
+        socket_path(dir, RUNTIME).display()
     )));
     let (root, state, opt) = (below("root"), below("state"), below("opt"));
     let (bin_dir, conf_dir) = (quote(setup.cni_bin_dir), quote(setup.cni_conf_dir));
     let image = image::REFERENCE;
-    // Without CAP_SYS_RESOURCE a sandbox's -998 cannot be set, and runc dies of it.
     let restrict = !may_lower_oom_score;
     format!(
         r#"version = 2
@@ -100,11 +76,6 @@ max_conf_num = 1
     )
 }
 
-/// A TOML basic string; its escapes are JSON's.
-fn quote(path: &Path) -> String {
-    serde_json::Value::from(path.to_string_lossy()).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,15 +96,5 @@ mod tests {
         assert!(text.contains("state = \"/n/containerd/state\"\n"), "{text}");
         assert!(text.contains(r#"bin_dir = "/n/\"bin\"""#), "{text}");
         assert!(text.contains("restrict_oom_score_adj = false\n"), "{text}");
-    }
-
-    #[test]
-    fn the_capability_is_read_from_the_effective_set() {
-        assert!(has_cap_sys_resource(
-            "CapPrm:\t0\nCapEff:\t0000000001000000\n"
-        ));
-        assert!(!has_cap_sys_resource(
-            "CapPrm:\tffffffff\nCapEff:\t000001fffeffffff\n"
-        ));
     }
 }

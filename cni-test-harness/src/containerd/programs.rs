@@ -1,6 +1,6 @@
 //! Which containerd: the distribution's, or a later one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::tools::{self, Missing};
 
@@ -33,11 +33,13 @@ impl Programs {
         })
     }
 
-    /// What a shell puts before the command, so that containerd finds its shim: it looks in PATH.
-    pub(super) fn path_assignment(&self) -> String {
-        match &self.shim_dir {
+    /// What a shell starts it by; containerd looks for its shim in PATH.
+    pub(super) fn line(&self, config_path: &Path) -> String {
+        let path = match &self.shim_dir {
             Some(dir) => format!("PATH='{}':\"$PATH\" ", dir.display()),
             None => String::new(),
-        }
+        };
+        let (program, config) = (self.containerd.display(), config_path.display());
+        format!("{path}'{program}' --config '{config}'")
     }
 }

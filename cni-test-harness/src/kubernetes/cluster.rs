@@ -18,7 +18,8 @@ use ipnet::IpNet;
 
 use super::worker::Worker;
 use super::{ApiServer, Programs, Setup, setup};
-use crate::containerd::{self, image};
+use crate::containerd;
+use crate::cri::image;
 use crate::netns;
 use crate::node::Node;
 use crate::process::Daemon;

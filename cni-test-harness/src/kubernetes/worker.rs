@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{ApiServer, Programs};
-use crate::containerd::{self, Containerd, Setup};
+use crate::containerd::{self, Containerd};
+use crate::cri::Setup;
 use crate::node::Node;
 use crate::process::Daemon;
 use crate::tools;
@@ -203,7 +204,7 @@ impl Worker {
             of(&self.twilld).unwrap_or_default(),
             self.containerd
                 .as_ref()
-                .map(Containerd::log_tail)
+                .map(|containerd| containerd.log_tail())
                 .unwrap_or_default()
         )
     }

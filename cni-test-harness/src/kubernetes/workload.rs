@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use crate::containerd::image;
+use crate::cri::image;
 use crate::wait::Look;
 
 /// The ports at which pods answer: on their own network, and on the node's.

@@ -4,6 +4,7 @@
 //! One layer with Debian's busybox-static and links to it, in Docker's archive format
 //! (`docker save`), which `ctr images import` and others read. The same bytes for the same programs.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,8 @@ pub(super) fn busybox() -> Result<PathBuf, Missing> {
 pub struct Image {
     reference: String,
     layer: tar::Builder<Vec<u8>>,
+    /// The libraries that are in it: podman refuses a layer that has a path twice.
+    libraries: BTreeSet<String>,
     command: Vec<String>,
 }
 
@@ -72,6 +75,7 @@ impl Image {
         let mut image = Self {
             reference: reference.to_owned(),
             layer: tar::Builder::new(Vec::new()),
+            libraries: BTreeSet::new(),
             command: command.iter().map(|&word| word.to_owned()).collect(),
         };
         for dir in DIRS {
@@ -107,7 +111,9 @@ impl Image {
             .split_whitespace()
             .filter(|word| word.starts_with('/'))
         {
-            self.program(library.trim_start_matches('/'), Path::new(library))?;
+            if self.libraries.insert(library.to_owned()) {
+                self.program(library.trim_start_matches('/'), Path::new(library))?;
+            }
         }
         Ok(())
     }
@@ -135,7 +141,7 @@ impl Image {
 }
 
 /// Writes the archive `<dir>/image.tar` of the image that tests run.
-pub(super) fn write(dir: &Path) -> Result<PathBuf> {
+pub(crate) fn write(dir: &Path) -> Result<PathBuf> {
     let mut image = Image::with_busybox(REFERENCE, &IDLE)?;
     // busybox speaks TCP, and no UDP.
     for name in ["socat", "perl"] {

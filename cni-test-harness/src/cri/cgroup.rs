@@ -1,4 +1,4 @@
-//! The cgroups of a containerd's containers: one parent per containerd, removed with it.
+//! The cgroups of a runtime's containers: one parent per runtime, removed with it.
 //!
 //! In both cgroup versions a cgroup is a folder that goes only by rmdir and only when it is empty.
 //! The parent's name carries the process that made it, so that what a killed run left is known.
@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 use crate::wait;
 
 const ROOT: &str = "/sys/fs/cgroup";
-const PREFIX: &str = "twill-containerd-";
+const PREFIX: &str = "twill-pods-";
 
-/// `twill-containerd-<pid>-<n>`.
+/// `twill-pods-<pid>-<n>`.
 pub(super) fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     static SWEEP: Once = Once::new();

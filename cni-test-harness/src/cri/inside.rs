@@ -1,6 +1,6 @@
-//! A look into a containerd's pid and mount namespaces from outside, through /proc.
+//! A look into a runtime's pid and mount namespaces from outside, through /proc.
 //!
-//! It only looks, but for [`kill_init`]; what the processes and mounts mean is the caller's.
+//! It only looks, but for [`kill`]; what the processes and mounts mean is the caller's.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
 use crate::process::Daemon;
 use crate::wait::Look;
 
-/// A process of containerd's tree; zombies are not among them.
+/// A process of a runtime's tree; zombies are not among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     /// Its pid as this process sees it.
@@ -27,7 +27,7 @@ pub struct Process {
 pub(super) fn wait_for_init(daemon: &mut Daemon) -> Result<u32> {
     let parent = daemon.pid();
     daemon.wait_until(
-        "pid 1 of containerd's namespace",
+        "pid 1 of the runtime's namespace",
         Duration::from_secs(10),
         || {
             let child = pids()?.into_iter().find(|pid| {
@@ -39,12 +39,12 @@ pub(super) fn wait_for_init(daemon: &mut Daemon) -> Result<u32> {
     )
 }
 
-/// Kills pid 1, and by that everything in its namespace; one that is gone already is fine.
-pub(super) fn kill_init(init: u32) -> Result<()> {
-    let pid = Pid::from_raw(i32::try_from(init).context("a pid of the kernel's")?);
-    match kill(pid, Signal::SIGKILL) {
+/// Kills a process: by pid 1 of a namespace all that is in it. One that is gone already is fine.
+pub(super) fn kill(pid: u32) -> Result<()> {
+    let target = Pid::from_raw(i32::try_from(pid).context("a pid of the kernel's")?);
+    match signal::kill(target, Signal::SIGKILL) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        Err(errno) => Err(errno).with_context(|| format!("kill process {init}")),
+        Err(errno) => Err(errno).with_context(|| format!("kill process {pid}")),
     }
 }
 

@@ -1,15 +1,18 @@
-//! Real runtimes: containers and CRI pods that containerd and runc make reach pods on other nodes.
+//! containerd: containers and CRI pods that it and runc make reach pods on other nodes.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 use cni_test_harness::cluster::{Cluster, Member, Spec};
-use cni_test_harness::containerd::{self, Containerd, HostPort, Protocol, Setup};
+use cni_test_harness::containerd::{self, Containerd};
+use cni_test_harness::cri::{HostPort, Protocol, Setup};
 use cni_test_harness::{skip_unless, tools};
 use serde_json::{Value, json};
+
+use crate::crash;
+use crate::seen::{SERVE, SOON, answers, rates, wait_until_nothing_is_left};
 
 /// The folder of plugins for a node's containerd: twill, and the loopback that containerd runs
 /// beside it.
@@ -30,15 +33,9 @@ fn start(member: &Member, loopback: &Path) -> Result<Containerd> {
     })
 }
 
-/// What pods leave on a node.
-fn leftovers(member: &Member) -> Result<Vec<String>> {
-    let mut found = member.view().link_names()?;
-    found.retain(|name| name.starts_with("veth"));
-    let networks = member.node().make_dir("cni/networks")?.join("cbr0");
-    let names = std::fs::read_dir(networks).into_iter().flatten().flatten();
-    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    found.extend(names.filter(|name| name.parse::<IpAddr>().is_ok()));
-    Ok(found)
+fn nothing_is_left(member: &Member, names: &[String]) -> Result<()> {
+    let reservations = member.node().make_dir("cni/networks/cbr0")?;
+    wait_until_nothing_is_left(member.view(), &reservations, names)
 }
 
 #[test]
@@ -76,12 +73,8 @@ fn a_cri_pod_reaches_a_cri_pod_on_another_node_and_leaves_nothing() -> Result<()
         cri.stop_pod(id)?;
         cri.remove_pod(id)?;
     }
-    for member in [here, there] {
-        member.wait_for("nothing is left", Duration::from_secs(5), |_| {
-            Ok(leftovers(member)?.is_empty())
-        })?;
-    }
-    Ok(())
+    nothing_is_left(here, &[client_id])?;
+    nothing_is_left(there, &[server_id])
 }
 
 #[test]
@@ -96,36 +89,7 @@ fn a_container_of_ctr_run_reaches_a_pod_on_another_node() -> Result<()> {
         .run_with_cni("one", &["ping", "-c", "3", "-W", "2", &target])?
         .stdout_text();
     assert!(output.contains("3 packets received"), "{output}");
-    cluster
-        .member(0)
-        .wait_for("nothing is left", Duration::from_secs(5), |_| {
-            Ok(leftovers(cluster.member(0))?.is_empty())
-        })
-}
-
-/// Whether the pod's web server answers at an address, asked from a node.
-fn answers(from: &Member, to: SocketAddr) -> Result<bool> {
-    from.node().netns().run(|| {
-        let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(2)) else {
-            return Ok(false);
-        };
-        stream.write_all(b"GET /answer HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.ends_with("from the pod\n"))
-    })
-}
-
-/// The rates of the token buckets on a node, in bytes per second, in order.
-fn rates(member: &Member) -> Result<Vec<u64>> {
-    let said = member.node().exec("tc", &["-j", "qdisc"])?;
-    let all: Vec<Value> = serde_json::from_slice(&said.stdout)?;
-    let buckets = all.iter().filter(|qdisc| qdisc["kind"] == "tbf");
-    let mut rates: Vec<u64> = buckets
-        .filter_map(|qdisc| qdisc["options"]["rate"].as_u64())
-        .collect();
-    rates.sort_unstable();
-    Ok(rates)
+    nothing_is_left(cluster.member(0), &[])
 }
 
 #[test]
@@ -152,20 +116,30 @@ fn host_ports_and_bandwidth_annotations_of_a_cri_pod_hold_until_it_is_removed() 
         .annotation("kubernetes.io/ingress-bandwidth", "8M")
         .annotation("kubernetes.io/egress-bandwidth", "4M");
     let pod = cri.run_pod(&spec)?;
-    let serve = "mkdir /www && echo from the pod > /www/answer && exec httpd -f -p 80 -h /www";
-    cri.run_container(&pod, &spec, "main", &["/bin/sh", "-c", serve])?;
+    cri.run_container(&pod, &spec, "main", &["/bin/sh", "-c", SERVE])?;
     let address = SocketAddr::from((here.place().v4.addr(), 8080));
-    there.wait_for("the pod answers", Duration::from_secs(10), |_| {
-        answers(there, address)
-    })?;
-    assert!(answers(here, address)?, "from the pod's own node");
-    assert_eq!(rates(here)?, [500_000, 1_000_000]);
+    there.wait_for("the pod answers", SOON, |_| answers(there.node(), address))?;
+    assert!(answers(here.node(), address)?, "from the pod's own node");
+    assert_eq!(rates(here.node())?, [500_000, 1_000_000]);
 
     cri.stop_pod(&pod)?;
-    assert!(!answers(there, address)?, "the port is closed with the pod");
+    assert!(
+        !answers(there.node(), address)?,
+        "the port is closed with the pod"
+    );
     cri.remove_pod(&pod)?;
-    here.wait_for("nothing is left", Duration::from_secs(5), |_| {
-        let ports = here.view().nft_text()?.contains(&pod);
-        Ok(leftovers(here)?.is_empty() && rates(here)?.is_empty() && !ports)
-    })
+    assert_eq!(rates(here.node())?, [0; 0]);
+    nothing_is_left(here, &[pod])
+}
+
+#[test]
+fn pods_live_through_a_crash_of_containerd_and_leave_nothing() -> Result<()> {
+    skip_unless!(containerd::available());
+    let loopback = skip_unless!(tools::debian_plugin("loopback"));
+    let cluster = Cluster::start(&Spec::default())?;
+    let mut containerd = start(cluster.member(0), &loopback)?;
+    let far = cluster.pod(1)?;
+    let pods = crash::pods_live_through_it(&mut containerd, &far)?;
+    crash::remove(&containerd, &pods)?;
+    nothing_is_left(cluster.member(0), &crash::names(&pods))
 }

@@ -103,6 +103,8 @@ impl PodSpec {
             }),
             image: Some(ImageSpec {
                 image: image::REFERENCE.to_owned(),
+                // As kubelet does; CRI-O asks its policy about this one.
+                user_specified_image: image::REFERENCE.to_owned(),
                 ..Default::default()
             }),
             command: args.iter().map(|&arg| arg.to_owned()).collect(),
