@@ -291,3 +291,29 @@ echo '@ all of it'
 fn flannels_delegate_takes_the_same_vlans() -> Result<()> {
     on_a_bridge(DELEGATED)
 }
+
+/// The kernel looks for a module by the name of a device that is not there, when it is asked in a way
+/// that names it, and waits for `modprobe` to end.
+const MODULES: &str = r#"
+real=$(cat /proc/sys/kernel/modprobe)
+printf '#!/bin/sh\necho "$*" >>/tmp/asked\nexec %s "$@"\n' "$real" >/tmp/modprobe
+chmod 755 /tmp/modprobe
+: >/tmp/asked
+echo /tmp/modprobe >/proc/sys/kernel/modprobe
+ip link add zz0 type dummy
+[ -s /tmp/asked ] || { echo 'what is asked for is not seen'; exit 1; }
+conf='{"cniVersion":"1.0.0","name":"l3","type":"bridge","bridge":"br0","isGateway":true,"ipam":{"type":"host-local","ranges":[[{"subnet":"10.9.4.0/24"}]]}}'
+for pod in a b; do
+    ip netns add $pod
+    must cni ADD $pod "$conf"
+done
+for pod in a b a; do must cni DEL $pod "$conf"; done
+! grep netdev- /tmp/asked || exit 1
+echo '@ all of it'
+"#;
+
+#[test]
+#[ignore = "boots a virtual machine: ./dev test-vm"]
+fn no_module_is_looked_for_by_the_name_of_a_device() -> Result<()> {
+    on_a_bridge(MODULES)
+}

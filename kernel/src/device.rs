@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::libc::{self, ifreq};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::error::{Error, Result};
 use crate::mac::Mac;
@@ -43,12 +44,15 @@ pub struct Device {
 
 /// The device of that name in the socket's namespace; None if there is none.
 pub fn by_name(socket: &Socket, name: &str) -> Result<Option<Device>> {
+    let Some(ifindex) = index(socket, name)? else {
+        return Ok(None);
+    };
     let facts = || {
         let flags = ask(socket, name, ioctl::flags)?;
         // SAFETY: SIOCGIFFLAGS fills this member.
         let flags = c_int::from(unsafe { flags.ifr_ifru.ifru_flags });
         Ok(Device {
-            ifindex: ask_index(socket, name)?,
+            ifindex,
             driver: ask_driver(socket, name)?,
             up: flags & libc::IFF_UP != 0,
             promiscuous: flags & libc::IFF_PROMISC != 0,
@@ -60,8 +64,16 @@ pub fn by_name(socket: &Socket, name: &str) -> Result<Option<Device>> {
 }
 
 /// Its number in the socket's namespace; None if there is none of that name.
+///
+/// For a name that nobody has the ioctl would run `modprobe` and wait for it (`dev_load`,
+/// net/core/dev_ioctl.c), which takes longer than a whole ADD. To bind a socket to a device looks
+/// for the name alone, and to one of netlink the binding means nothing.
 pub fn index(socket: &Socket, name: &str) -> Result<Option<u32>> {
-    unless_missing(name, ask_index(socket, name))
+    match setsockopt(&socket.fd(), sockopt::BindToDevice, &name.into()) {
+        Err(Errno::ENODEV) => Ok(None),
+        // Whoever may not bind may ask all the same.
+        _ => unless_missing(name, ask_index(socket, name)),
+    }
 }
 
 /// Its hardware address; None if there is no such device, or it has no Ethernet address.
