@@ -1,5 +1,6 @@
 //! Decoding: a deserializer over [`Value`] that folds the case of keys where a struct is expected.
 
+use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 use serde_json::Value;
 
@@ -42,11 +43,15 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         path: String::new(),
         source,
     })?;
-    from_value(value)
+    from_value(&value)
 }
 
 /// Decodes a value that is already parsed, by the same rules as [`from_slice`].
-pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
+pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T, Error> {
+    // What is right need not know where it stands, which takes as much code again.
+    if let Ok(decoded) = T::deserialize(Folded(value)) {
+        return Ok(decoded);
+    }
     serde_path_to_error::deserialize(Folded(value)).map_err(|error| {
         let path = match error.path().to_string() {
             root if root == "." => String::new(),
@@ -73,16 +78,16 @@ fn same_key(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
 }
 
-struct Folded(Value);
+struct Folded<'de>(&'de Value);
 
-impl<'de> de::Deserializer<'de> for Folded {
+impl<'de> de::Deserializer<'de> for Folded<'de> {
     type Error = serde_json::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         match self.0 {
-            Value::Array(items) => visitor.visit_seq(Items(items.into_iter())),
+            Value::Array(items) => visitor.visit_seq(Items(items.iter())),
             Value::Object(entries) => visitor.visit_map(Entries {
-                entries: entries.into_iter(),
+                entries: entries.iter(),
                 value: None,
             }),
             scalar => scalar.deserialize_any(visitor),
@@ -139,9 +144,9 @@ impl<'de> de::Deserializer<'de> for Folded {
     }
 }
 
-struct Items(std::vec::IntoIter<Value>);
+struct Items<'de>(std::slice::Iter<'de, Value>);
 
-impl<'de> de::SeqAccess<'de> for Items {
+impl<'de> de::SeqAccess<'de> for Items<'de> {
     type Error = serde_json::Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
@@ -156,12 +161,12 @@ impl<'de> de::SeqAccess<'de> for Items {
 }
 
 /// A map as it stands: free-form objects keep the spelling of their keys.
-struct Entries {
-    entries: serde_json::map::IntoIter,
-    value: Option<Value>,
+struct Entries<'de> {
+    entries: serde_json::map::Iter<'de>,
+    value: Option<&'de Value>,
 }
 
-impl<'de> de::MapAccess<'de> for Entries {
+impl<'de> de::MapAccess<'de> for Entries<'de> {
     type Error = serde_json::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -172,25 +177,26 @@ impl<'de> de::MapAccess<'de> for Entries {
             return Ok(None);
         };
         self.value = Some(value);
-        seed.deserialize(key.into_deserializer()).map(Some)
+        seed.deserialize(BorrowedStrDeserializer::new(key))
+            .map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(
         &mut self,
         seed: V,
     ) -> Result<V::Value, Self::Error> {
-        seed.deserialize(Folded(self.value.take().unwrap_or_default()))
+        seed.deserialize(Folded(self.value.take().unwrap_or(&Value::Null)))
     }
 }
 
 /// A struct: each field is looked for among the keys; `null` counts as absent.
-struct Fields {
+struct Fields<'de> {
     by_field: std::slice::Iter<'static, &'static str>,
-    entries: serde_json::Map<String, Value>,
-    value: Option<Value>,
+    entries: &'de serde_json::Map<String, Value>,
+    value: Option<&'de Value>,
 }
 
-impl<'de> de::MapAccess<'de> for Fields {
+impl<'de> de::MapAccess<'de> for Fields<'de> {
     type Error = serde_json::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -200,11 +206,11 @@ impl<'de> de::MapAccess<'de> for Fields {
         for name in self.by_field.by_ref() {
             let last = self
                 .entries
-                .iter_mut()
+                .iter()
                 .rev()
                 .find(|(key, value)| same_key(key, name) && !value.is_null());
             if let Some((_, value)) = last {
-                self.value = Some(value.take());
+                self.value = Some(value);
                 return seed.deserialize(name.into_deserializer()).map(Some);
             }
         }
@@ -215,7 +221,7 @@ impl<'de> de::MapAccess<'de> for Fields {
         &mut self,
         seed: V,
     ) -> Result<V::Value, Self::Error> {
-        seed.deserialize(Folded(self.value.take().unwrap_or_default()))
+        seed.deserialize(Folded(self.value.take().unwrap_or(&Value::Null)))
     }
 }
 

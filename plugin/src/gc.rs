@@ -166,7 +166,7 @@ fn listed(config: &Value) -> Result<Option<Vec<Valid>>, Error> {
     else {
         return Ok(None);
     };
-    let list: Option<Vec<Valid>> = go_json::from_value(list.clone())
+    let list: Option<Vec<Valid>> = go_json::from_value(list)
         .map_err(|error| Error::new(Code::Decode, format!("{key}: {error}")))?;
     Ok(Some(list.unwrap_or_default()))
 }

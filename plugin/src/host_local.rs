@@ -96,7 +96,7 @@ fn store(header: &Header, config: &ipam::Config) -> Store {
 
 pub(crate) fn config(header: &Header, version: Version, args: &str) -> Result<ipam::Config, Error> {
     let args = CniArgs::parse(args)?;
-    let raw: Raw = go_json::from_value(header.config.clone())
+    let raw: Raw = go_json::from_value(&header.config)
         .map_err(|error| Error::new(Code::Decode, error.to_string()))?;
     let Some(ipam) = raw.ipam else {
         let msg = "IPAM config missing 'ipam' key";

@@ -50,7 +50,7 @@ impl Network {
         patience: Duration,
     ) -> Result<Network, Error> {
         if dialect == Dialect::Bridge {
-            let bridge = BridgeNetwork::parse(header.config.clone(), version, args)?;
+            let bridge = BridgeNetwork::parse(&header.config, version, args)?;
             return Ok(Network {
                 scratch_dir: None,
                 maker: Maker::Here(Box::new(bridge)),
@@ -63,7 +63,7 @@ impl Network {
         let maker = match delegate::main::kind_of(&rendered) {
             Some(kind) => Maker::Delegate(kind.to_owned()),
             None => {
-                let mut bridge = BridgeNetwork::parse(rendered.clone(), version, args)?;
+                let mut bridge = BridgeNetwork::parse(&rendered, version, args)?;
                 bridge.mode = Mode::of(&rendered)?;
                 bridge.overlay = env.networks;
                 if bridge.mode == Mode::Routed && bridge.ipam.is_none() {

@@ -183,8 +183,7 @@ impl NetConf {
     ) -> Result<Self, NetConfError> {
         let document: Value =
             serde_json::from_slice(text).map_err(|e| NetConfError::wait("", e.to_string()))?;
-        let keys: Keys =
-            go_json::from_value(document.clone()).map_err(|e| NetConfError::json("", &e))?;
+        let keys: Keys = go_json::from_value(&document).map_err(|e| NetConfError::json("", &e))?;
         let families = keys.enabled();
         let ranges = families
             .into_iter()

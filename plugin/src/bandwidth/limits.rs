@@ -48,7 +48,7 @@ impl Limits {
     /// Reads a config; None if it asks for no limit. What the config itself says comes before what
     /// the runtime asks for, and not key by key.
     pub(crate) fn parse(config: &Value) -> Result<Option<Limits>, Error> {
-        let raw: Raw = go_json::from_value(config.clone()).map_err(|error| {
+        let raw: Raw = go_json::from_value(config).map_err(|error| {
             let msg = format!("failed to parse network configuration: {error}");
             Error::new(Code::Decode, msg)
         })?;

@@ -300,7 +300,7 @@ fn collect(plugin: Chained, header: &Header) -> Result<(), Error> {
     let Some((key, list)) = found else {
         return Ok(());
     };
-    let valid: Option<Vec<Valid>> = go_json::from_value(list.clone())
+    let valid: Option<Vec<Valid>> = go_json::from_value(list)
         .map_err(|error| Error::new(Code::Decode, format!("{key}: {error}")))?;
     let valid = valid.unwrap_or_default();
     let keep = |container_id: &str, ifname: &str| {

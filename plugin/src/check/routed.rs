@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn each_family_needs_both_ways() {
-        let previous: AddResult = go_json::from_value(json!({"ips": [
+        let previous: AddResult = go_json::from_value(&json!({"ips": [
             {"address": "10.1.2.7/32", "gateway": "10.1.2.1"},
             {"address": "fd00::7/128", "gateway": "fd00::1"}]}))
         .unwrap();

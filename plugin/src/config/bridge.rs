@@ -173,16 +173,23 @@ impl BridgeNetwork {
 
     /// Checks every key, and refuses what cannot be honoured.
     pub(crate) fn parse(
-        mut config: Value,
+        config: &Value,
         version: Version,
         cni_args: &CniArgs,
     ) -> Result<BridgeNetwork, Error> {
-        let other_ipam = delegate::ipam::kind_of(&config);
-        if let (Some(_), Some(object)) = (&other_ipam, config.as_object_mut()) {
-            // Its keys are its own, even where they have the names of host-local's.
-            object.retain(|key, _| !key.eq_ignore_ascii_case("ipam"));
-        }
-        let raw: Raw = go_json::from_value(config).map_err(|error| {
+        let other_ipam = delegate::ipam::kind_of(config);
+        let decoded = match &other_ipam {
+            None => go_json::from_value(config),
+            Some(_) => {
+                // Its keys are its own, even where they have the names of host-local's.
+                let mut config = config.clone();
+                if let Some(object) = config.as_object_mut() {
+                    object.retain(|key, _| !key.eq_ignore_ascii_case("ipam"));
+                }
+                go_json::from_value(&config)
+            }
+        };
+        let raw: Raw = decoded.map_err(|error| {
             Error::new(Code::Decode, format!("failed to load netconf: {error}"))
         })?;
         let invalid = |msg: String| Error::new(Code::InvalidConfig, msg);
@@ -302,7 +309,7 @@ mod tests {
             config["ipam"] = json!({"type":"host-local","ranges":[[{"subnet":"10.1.2.0/24"}]]});
         }
         let cni_args = CniArgs::parse(cni_args).unwrap();
-        BridgeNetwork::parse(config, Version::V1_0_0, &cni_args)
+        BridgeNetwork::parse(&config, Version::V1_0_0, &cni_args)
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub(crate) struct FlannelConfig {
 impl FlannelConfig {
     /// Reads the keys.
     pub(crate) fn parse(config: &Value, dialect: Dialect) -> Result<FlannelConfig, Error> {
-        let raw: Raw = go_json::from_value(config.clone()).map_err(|error| {
+        let raw: Raw = go_json::from_value(config).map_err(|error| {
             Error::new(Code::Decode, format!("failed to load netconf: {error}"))
         })?;
         let mut delegate = raw.delegate;

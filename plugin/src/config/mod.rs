@@ -103,7 +103,7 @@ impl Header {
                 supported.join(" ")
             )));
         }
-        go_json::from_value(value.clone()).map_err(|error| unparsable(error.to_string()))
+        go_json::from_value(value).map_err(|error| unparsable(error.to_string()))
     }
 }
 

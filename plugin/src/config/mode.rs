@@ -35,7 +35,7 @@ struct Raw {
 impl Mode {
     /// The mode that a rendered config asks for.
     pub(crate) fn of(config: &Value) -> Result<Mode, Error> {
-        let raw: Raw = go_json::from_value(config.clone()).map_err(|error| {
+        let raw: Raw = go_json::from_value(config).map_err(|error| {
             Error::new(Code::Decode, format!("failed to load netconf: {error}"))
         })?;
         let invalid = |msg: String| Err(Error::new(Code::InvalidConfig, msg));

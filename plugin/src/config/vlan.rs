@@ -108,7 +108,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn parse(vlan: i64, trunk: Value) -> Result<Option<Vlans>, String> {
-        let trunk: Option<Vec<RawTrunk>> = go_json::from_value(trunk).unwrap();
+        let trunk: Option<Vec<RawTrunk>> = go_json::from_value(&trunk).unwrap();
         Vlans::parse(vlan, trunk.as_deref(), false)
     }
 

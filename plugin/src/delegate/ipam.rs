@@ -61,9 +61,10 @@ fn parse(plugin: &str, stdout: &[u8], version: Version) -> Result<AddResult, Err
         Some(text) => Version::of_config(text).map_err(|_| wrong(format!("version {text:?}")))?,
     };
     if version >= Version::V0_3_0 {
-        return go_json::from_value(document).map_err(|error| wrong(error.to_string()));
+        return go_json::from_value(&document).map_err(|error| wrong(error.to_string()));
     }
-    let old: OldResult = go_json::from_value(document).map_err(|error| wrong(error.to_string()))?;
+    let old: OldResult =
+        go_json::from_value(&document).map_err(|error| wrong(error.to_string()))?;
     let mut result = AddResult {
         dns: old.dns,
         ..AddResult::default()

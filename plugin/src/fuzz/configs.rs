@@ -41,7 +41,7 @@ pub(super) fn config(bytes: &[u8]) {
             Dialect::Flannel,
             rendered(&header, version, Dialect::Flannel),
         ),
-        (Dialect::Bridge, bridge(header.config.clone(), version)),
+        (Dialect::Bridge, bridge(&header.config, version)),
     ] {
         let all = outcome.and_then(|network| {
             makes_sense(&network);
@@ -69,10 +69,10 @@ fn rendered(header: &Header, version: Version, dialect: Dialect) -> Result<Bridg
     let text = go_json::to_compact(&rendered).expect("a value is always JSON");
     let back: Value = serde_json::from_str(&text).expect("what is kept for DEL can be read again");
     assert_eq!(back["name"], Value::from(header.name.as_str()));
-    bridge(rendered, version)
+    bridge(&rendered, version)
 }
 
-fn bridge(config: Value, version: Version) -> Result<BridgeNetwork, Error> {
+fn bridge(config: &Value, version: Version) -> Result<BridgeNetwork, Error> {
     BridgeNetwork::parse(config, version, &CniArgs::default())
 }
 
@@ -145,7 +145,7 @@ fn written(result: &AddResult, version: Version) {
     if result.ips.iter().any(|ip| ip.address.is_none()) {
         return;
     }
-    let back: AddResult = go_json::from_value(document).expect("the next plugin can read it");
+    let back: AddResult = go_json::from_value(&document).expect("the next plugin can read it");
     assert_eq!(&back, result, "{text}");
 }
 

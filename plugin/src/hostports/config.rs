@@ -120,7 +120,7 @@ pub(crate) struct HostPorts {
 impl HostPorts {
     /// Reads a config; None if it asks for no ports, whatever else it says about them.
     pub(crate) fn parse(config: &Value) -> Result<Option<HostPorts>, Error> {
-        let raw: Raw = go_json::from_value(config.clone())
+        let raw: Raw = go_json::from_value(config)
             .map_err(|error| Error::new(Code::Decode, error.to_string()))?;
         let mappings = raw.runtime_config.port_mappings.iter().enumerate();
         let mappings = mappings

@@ -194,7 +194,7 @@ mod tests {
     fn network(config: Value) -> BridgeNetwork {
         BridgeNetwork {
             mode: Mode::Routed,
-            ..BridgeNetwork::parse(config, Version::V1_0_0, &CniArgs::default()).unwrap()
+            ..BridgeNetwork::parse(&config, Version::V1_0_0, &CniArgs::default()).unwrap()
         }
     }
 

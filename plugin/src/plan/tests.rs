@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 fn network(mut config: Value) -> BridgeNetwork {
     config["ipam"] = json!({"type":"host-local","ranges":[[{"subnet":"10.1.2.0/24"}]],
         "routes": config["routes"].take()});
-    BridgeNetwork::parse(config, Version::V1_0_0, &CniArgs::default()).unwrap()
+    BridgeNetwork::parse(&config, Version::V1_0_0, &CniArgs::default()).unwrap()
 }
 
 fn ips(pairs: &[(&str, &str)]) -> Vec<IpConfig> {

@@ -78,8 +78,8 @@ impl Tuning {
         let undecodable = |error: go_json::Error| {
             Error::new(Code::Decode, format!("failed to load netconf: {error}"))
         };
-        let raw: Raw = go_json::from_value(config.clone()).map_err(undecodable)?;
-        let own: RawKeys = go_json::from_value(config.clone()).map_err(undecodable)?;
+        let raw: Raw = go_json::from_value(config).map_err(undecodable)?;
+        let own: RawKeys = go_json::from_value(config).map_err(undecodable)?;
         if !raw.data_dir.is_empty() {
             file_path::parse("dataDir", &raw.data_dir).map_err(invalid)?;
         }

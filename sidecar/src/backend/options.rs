@@ -9,7 +9,7 @@ use crate::net_conf::NetConfError;
 
 /// Decodes `Backend`. A wrong type ends the daemon, as it ends flanneld.
 pub(super) fn decode<T: DeserializeOwned>(backend: &Value) -> Result<T, NetConfError> {
-    go_json::from_value(backend.clone()).map_err(|error| NetConfError {
+    go_json::from_value(backend).map_err(|error| NetConfError {
         fatal: true,
         ..NetConfError::json("Backend.", &error)
     })
