@@ -2,20 +2,25 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoKind, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage, State,
+    AfSpecInet, AfSpecUnspec, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage, State,
 };
 use nix::errno::Errno;
 
+use crate::attribute;
 use crate::device;
 use crate::error::Result;
 use crate::ipip::Ipip;
 use crate::mac::Mac;
 use crate::socket::{Request, Socket};
 use crate::vxlan::Vxlan;
+
+/// linux/if_link.h and linux/ip.h: settings of IPv4, each an attribute of its own kind.
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 
 /// A network device as the kernel reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -176,9 +181,10 @@ impl Change {
     /// The device announces its IPv4 addresses when it comes up (`net.ipv4.conf.DEV.arp_notify`).
     /// A message of its own, before the one that brings it up: the kernel does flags first.
     pub fn announcing(self) -> Change {
-        let mut settings = InetDevConf::default();
-        settings.arp_notify = 1;
-        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)]);
+        // The crate's type for it goes through all settings for each of its attributes' lengths.
+        let arp_notify = DefaultNla::new(IPV4_DEVCONF_ARP_NOTIFY, 1_u32.to_ne_bytes().to_vec());
+        let settings = attribute::nest(IFLA_INET_CONF, &[arp_notify]);
+        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::Other(settings)]);
         self.attribute(LinkAttribute::AfSpecUnspec(vec![inet]))
     }
 

@@ -6,9 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::fstatfs;
 
+use crate::file;
 use crate::socket::Socket;
 
 /// `f_type` of a namespace file (`NSFS_MAGIC`) and of procfs, whose `/proc/PID/ns/net` older
@@ -68,7 +70,7 @@ impl Netns {
     /// Opens the namespace that a file names, e.g. `/run/netns/pod` or `/proc/123/ns/net`.
     pub fn open(path: impl AsRef<Path>) -> Result<Netns, NetnsError> {
         let path = path.as_ref().to_owned();
-        let file = match File::open(&path) {
+        let file = match file::open(&path, OFlag::O_RDONLY, 0) {
             Ok(file) => file,
             Err(error) if is_missing(&error) => return Err(NetnsError::Missing { path }),
             Err(source) => {

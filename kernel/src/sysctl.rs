@@ -1,18 +1,21 @@
 //! Kernel settings below `/proc/sys`, of the calling thread's network namespace.
 
-use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+use crate::file;
 
 /// Reads a setting, without the newline behind it. `key` is a path below `/proc/sys`, e.g.
 /// `net/ipv4/ip_forward`: dots in a device's name then need no escape.
 pub fn read(key: &str) -> io::Result<String> {
-    fs::read_to_string(path(key)).map(|text| text.trim_end().to_owned())
+    file::read_text(&path(key)).map(|text| text.trim_end().to_owned())
 }
 
 /// Writes a setting.
 pub fn write(key: &str, value: &str) -> io::Result<()> {
-    fs::write(path(key), value)
+    file::open(&path(key), OFlag::O_WRONLY, 0)?.write_all(value.as_bytes())
 }
 
 /// Writes a setting only where it differs: `/proc/sys` may be read-only and right already.

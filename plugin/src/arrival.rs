@@ -2,19 +2,19 @@
 //! starts its first pods while the daemon is still claiming a subnet.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use kernel::file;
 use nix::libc;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 /// Reads a file; if there is none, reads it as soon as there is, if that is not later than
 /// `patience`. Fails as the last attempt did.
 pub(crate) fn read(path: &Path, patience: Duration) -> io::Result<Vec<u8>> {
-    let first = fs::read(path);
+    let first = file::read(path);
     if patience.is_zero() || !is_missing(&first) {
         return first;
     }
@@ -30,7 +30,7 @@ pub(crate) fn read(path: &Path, patience: Duration) -> io::Result<Vec<u8>> {
         let watched = folders.map(|folder| watch.add_watch(folder, changes()));
         watched.into_iter().find(Result::is_ok);
         // It may have come before the watch.
-        let read = fs::read(path);
+        let read = file::read(path);
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || !is_missing(&read) {
             return read;
@@ -67,6 +67,8 @@ fn wait(watch: &Inotify, left: Duration) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -3,11 +3,13 @@
 //! twill itself needs none of it but one hint for DEL; it is written so that a node that goes back
 //! to the Go plugins can delete what twill made, and read to delete what they made.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use kernel::file;
+use nix::fcntl::OFlag;
 use serde_json::Value;
 
 use crate::error::{Code, Error};
@@ -30,11 +32,10 @@ impl Scratch {
     /// the Go plugins' DEL would leave everything behind.
     pub(crate) fn write(&self, rendered: &Value) -> Result<(), Error> {
         let text = go_json::to_compact(rendered).expect("a value is always JSON");
-        let (mut new, mut anew) = (OpenOptions::new(), OpenOptions::new());
-        let mut write = || match write_to(&self.path, &text, new.create_new(true)) {
+        let write = || match write_to(&self.path, &text, OFlag::O_EXCL) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let temporary = self.temporary();
-                write_to(&temporary, &text, anew.create(true).truncate(true))?;
+                write_to(&temporary, &text, OFlag::O_TRUNC)?;
                 fs::rename(&temporary, &self.path)
             }
             other => other,
@@ -57,14 +58,14 @@ impl Scratch {
     /// What was rendered for this network, if it can still be read. The file is shared by all
     /// attachments of the container, so it may be another network's.
     pub(crate) fn read(&self, network: &str) -> Option<Value> {
-        let rendered: Value = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+        let rendered: Value = serde_json::from_slice(&file::read(&self.path).ok()?).ok()?;
         let name = go_json::field(&rendered, "name").and_then(Value::as_str);
         (name == Some(network)).then_some(rendered)
     }
 
     /// Removes the file, unless it is another network's. One that cannot be read is nobody's.
     pub(crate) fn remove(&self, network: &str) -> Result<(), Error> {
-        let others = fs::read(&self.path).ok().and_then(|bytes| {
+        let others = file::read(&self.path).ok().and_then(|bytes| {
             let rendered: Value = serde_json::from_slice(&bytes).ok()?;
             let name = go_json::field(&rendered, "name")?.as_str()?;
             Some(name != network)
@@ -91,9 +92,9 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// Writes to the file as the options open it, and makes the folder where it is missing.
-fn write_to(path: &Path, text: &str, options: &OpenOptions) -> io::Result<()> {
-    let open = || options.clone().write(true).mode(0o600).open(path);
+/// Writes to a file, which is made or, as `how` says, emptied; makes the folder where it is missing.
+fn write_to(path: &Path, text: &str, how: OFlag) -> io::Result<()> {
+    let open = || file::open(path, OFlag::O_WRONLY | OFlag::O_CREAT | how, 0o600);
     let mut file = match open() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let dir = path.parent().unwrap_or(Path::new("/"));

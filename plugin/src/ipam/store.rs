@@ -6,13 +6,15 @@
 //! holds is found by the [`Index`].
 
 use std::cell::Cell;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use fs2::FileExt;
+use kernel::file;
+use nix::fcntl::OFlag;
 
 use super::index::{self, Index};
 use super::{Boot, Held, IpamError, Owner};
@@ -278,14 +280,14 @@ impl Locked<'_> {
     pub(crate) fn take(&self, ip: IpAddr, owner: &Owner<'_>) -> Result<bool, IpamError> {
         let name = ip.to_string();
         let path = self.store.dir.join(&name);
-        let mut options = OpenOptions::new();
-        options.write(true).mode(0o600);
-        let file = match options.clone().create_new(true).open(&path) {
+        let new = OFlag::O_CREAT | OFlag::O_EXCL;
+        let open = |how| file::open(&path, OFlag::O_WRONLY | how, 0o600);
+        let file = match open(new) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 if !is_nobodys(&path) {
                     return Ok(false);
                 }
-                options.truncate(true).open(&path)
+                open(OFlag::O_TRUNC)
             }
             other => other,
         };
@@ -322,7 +324,7 @@ impl Locked<'_> {
     /// the same reason only files older than this boot go, even where the ID is another one.
     pub(crate) fn forget_earlier_boots(&self, boot: &Boot) -> Result<(), IpamError> {
         let path = self.store.dir.join(BOOT_ID);
-        match fs::read_to_string(&path) {
+        match file::read_text(&path) {
             Ok(stamp) if stamp.trim() == boot.id => return Ok(()),
             Ok(_) => {
                 for (name, ip) in self.store.files()? {
@@ -355,27 +357,18 @@ fn last_reserved_path(dir: &Path, set: usize) -> PathBuf {
 }
 
 fn last_reserved(dir: &Path, set: usize) -> Option<IpAddr> {
-    let text = fs::read_to_string(last_reserved_path(dir, set));
+    let text = file::read_text(&last_reserved_path(dir, set));
     text.ok()?.parse().ok()
 }
 
 /// As host-local opens it: read-only, so that a lock file of whatever mode will do.
 fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_CREAT)
-        .mode(0o750)
-        .open(path)
+    file::open(path, OFlag::O_RDONLY | OFlag::O_CREAT, 0o750)
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let how = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+    let mut file = file::open(path, how, 0o600)?;
     file.write_all(text.as_bytes())
 }
 
@@ -383,13 +376,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 /// disk to begin writing. Killed between its two steps it leaves the end of the old text behind the
 /// new one, which host-local takes for no address, or another one.
 fn overwrite(path: &Path, text: &str) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = file::open(path, OFlag::O_WRONLY | OFlag::O_CREAT, 0o600)?;
     let length = file.metadata()?.len();
     file.write_all(text.as_bytes())?;
     match length > text.len() as u64 {
@@ -400,7 +387,7 @@ fn overwrite(path: &Path, text: &str) -> io::Result<()> {
 
 fn read_holder(path: &Path) -> Option<Held> {
     // What is no text is a holder that no runtime knows, so that GC takes it away.
-    Held::parse(&String::from_utf8_lossy(&fs::read(path).ok()?))
+    Held::parse(&String::from_utf8_lossy(&file::read(path).ok()?))
 }
 
 /// Whether the file can be read, and has nobody in it: a file system that lost its end in a crash
@@ -408,7 +395,7 @@ fn read_holder(path: &Path) -> Option<Held> {
 fn is_nobodys(path: &Path) -> bool {
     let is_file = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
     let nobody = |bytes: Vec<u8>| Held::parse(&String::from_utf8_lossy(&bytes)).is_none();
-    is_file && fs::read(path).is_ok_and(nobody)
+    is_file && file::read(path).is_ok_and(nobody)
 }
 
 fn remove(path: &Path) -> Result<(), IpamError> {
