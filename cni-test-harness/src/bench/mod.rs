@@ -29,6 +29,8 @@ pub mod tables;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use candidate::{CHAIN, Candidate, FLANNEL, TWILL};
 use measure::Sample;
@@ -165,14 +167,34 @@ fn in_scenes() -> Result<(Vec<Place>, Vec<Candidate>)> {
     Ok((places, candidates))
 }
 
-/// On a thread of its own: the measuring thread moves from namespace to namespace.
+/// On a thread of its own: the measuring thread moves from namespace to namespace. What is in `/run`
+/// is in memory for it, as on a node: this machine may have it on its disk.
 fn apart<T: Send>(measure: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
-        let thread = scope.spawn(measure);
+        let thread = scope.spawn(|| {
+            in_memory("/run/twill").context("mount a tmpfs for what twill keeps in /run")?;
+            measure()
+        });
         thread
             .join()
             .map_err(|_| anyhow!("the measuring thread panicked"))?
     })
+}
+
+/// For this thread and what it starts alone.
+fn in_memory(dir: &str) -> Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let nothing = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(
+        nothing,
+        "/",
+        nothing,
+        MsFlags::MS_REC | MsFlags::MS_SLAVE,
+        nothing,
+    )?;
+    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), nothing)?;
+    Ok(())
 }
 
 impl Verb {

@@ -208,7 +208,8 @@ impl Report<'_> {
              of each process from its own start. On twill's nodes there is a twilld, to which DEL leaves \
              the deletion of the pair; what it does is on the same processors, and not in the CPU of an \
              ADD or a DEL. Under `./dev bench` twill and the floor are copies, as an installer leaves \
-             them: a linker's own output lies in the page cache in pieces, which cost more to map.\n\n\
+             them: a linker's own output lies in the page cache in pieces, which cost more to map. What \
+             twill keeps in `/run` is on a tmpfs, as on a node.\n\n\
              The floor is a static process that sends the bare netlink messages for the same result \
              (veth with its peer in the pod's namespace, bridge port with hairpin; address, link up, two \
              routes) with every number given to it: no config, no lookup, no reservation, no result. ",
