@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use cni_test_harness::netns::Netns;
+use cni_test_harness::pod::Pod;
 use cni_test_harness::process::Output;
 use cni_test_harness::runtime::{Attachment, Call};
 use cni_test_harness::suite::{Plugins, Site};
@@ -267,6 +268,28 @@ fn p5_an_absent_version_is_0_1_0() -> Result<()> {
         "{result}"
     );
     stage.silent(&stage.call("DEL")?)
+}
+
+#[test]
+fn a_pod_is_what_it_was_while_its_node_has_no_subnet() -> Result<()> {
+    let site = Site::with(&Plugins::twill()?, "1.1.0", "10.77.0.0/24")?;
+    let pod = || Pod::new(site.runtime(), site.list());
+    let (whole, hurt) = (pod()?, pod()?);
+    let env = std::fs::read(site.subnet_file())?;
+    std::fs::remove_file(site.subnet_file())?;
+    for pod in [&whole, &hurt] {
+        pod.check()?;
+    }
+    // It is looked at as closely as ever.
+    hurt.netns().ip(&["addr", "flush", "dev", "eth0"])?;
+    whole.check()?;
+    ensure!(hurt.check().is_err());
+    // Nor is it another pod after the node was given another subnet.
+    let env = String::from_utf8(env)?.replace("10.77.0.", "10.77.9.");
+    std::fs::write(site.subnet_file(), env)?;
+    whole.check()?;
+    ensure!(hurt.check().is_err());
+    Ok(())
 }
 
 #[test]

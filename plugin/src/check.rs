@@ -5,8 +5,6 @@
 mod routed;
 mod vlans;
 
-use std::time::Duration;
-
 use ipnet::IpNet;
 use kernel::link::Link;
 use kernel::route::Route;
@@ -57,7 +55,7 @@ pub(crate) fn check(
     let version = Version::of_config_since(&header.version, "CHECK", Version::V0_4_0)?;
     let args = CniArgs::parse(&request.args)?;
     let previous = header.previous_result(version)?;
-    let network = Network::load(header, version, dialect, &args, Duration::ZERO)?;
+    let network = Network::of_attached(header, version, dialect, &args, &request.container_id)?;
     let config = &network.rendered;
     let bridge = match &network.maker {
         Maker::Here(bridge) => bridge,

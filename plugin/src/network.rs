@@ -40,7 +40,7 @@ pub(crate) enum Maker {
 }
 
 impl Network {
-    /// Reads the config and the node's `subnet.env`. Without the file the node has no subnet yet:
+    /// Reads the config and the node's `subnet.env`. Without the file the node has no subnet now:
     /// the runtime should try again, once it was waited for with `patience`.
     pub(crate) fn load(
         header: &Header,
@@ -60,12 +60,45 @@ impl Network {
         let config = FlannelConfig::parse(&header.config, dialect)?;
         let env = subnet_env(&config, patience)?;
         let rendered = config.render(&header.name, &header.version, &env)?;
+        let mut network = Network::of_rendered(rendered, config.scratch_dir, version, args)?;
+        if let Maker::Here(bridge) = &mut network.maker {
+            bridge.overlay = env.networks;
+        }
+        Ok(network)
+    }
+
+    /// What CHECK works from. While the node has no `subnet.env`, because its subnet is being
+    /// changed for another, the pods that run are what they were: then it is what the container's
+    /// ADD has kept, as far as that was for this network.
+    pub(crate) fn of_attached(
+        header: &Header,
+        version: Version,
+        dialect: Dialect,
+        args: &CniArgs,
+        container_id: &str,
+    ) -> Result<Network, Error> {
+        let today = Network::load(header, version, dialect, args, Duration::ZERO);
+        if !matches!(&today, Err(error) if error.code == Code::TryAgain) {
+            return today;
+        }
+        let dir = FlannelConfig::parse(&header.config, dialect)?.scratch_dir;
+        match Scratch::new(&dir, container_id).read(&header.name) {
+            Some(rendered) => Network::of_rendered(rendered, dir, version, args),
+            None => today,
+        }
+    }
+
+    fn of_rendered(
+        rendered: Value,
+        scratch_dir: PathBuf,
+        version: Version,
+        args: &CniArgs,
+    ) -> Result<Network, Error> {
         let maker = match delegate::main::kind_of(&rendered) {
             Some(kind) => Maker::Delegate(kind.to_owned()),
             None => {
                 let mut bridge = BridgeNetwork::parse(&rendered, version, args)?;
                 bridge.mode = Mode::of(&rendered)?;
-                bridge.overlay = env.networks;
                 if bridge.mode == Mode::Routed && bridge.ipam.is_none() {
                     let msg = "mode routed: a pod without addresses cannot be routed to: ipam.type is empty";
                     return Err(Error::new(Code::InvalidConfig, msg));
@@ -74,7 +107,7 @@ impl Network {
             }
         };
         Ok(Network {
-            scratch_dir: Some(config.scratch_dir),
+            scratch_dir: Some(scratch_dir),
             rendered,
             maker,
         })
