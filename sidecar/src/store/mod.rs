@@ -5,6 +5,7 @@
 //! stream stays silent. What a store does with expiry, races and reservations is its own matter;
 //! which subnet to take is decided by [`crate::subnet::choose`].
 
+pub(crate) mod backoff;
 mod claims;
 pub mod doubt;
 pub mod etcd;

@@ -10,3 +10,4 @@ mod etcd;
 mod file;
 mod kube;
 mod moving;
+mod returning;

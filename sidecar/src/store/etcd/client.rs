@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use hyper::http::uri::PathAndQuery;
 use prost::Message;
 use tokio::time::{Instant, sleep, timeout};
@@ -18,6 +17,7 @@ use super::connection::Connection;
 use super::error::{CallError, chain};
 use super::options::Options;
 use super::proto::{AuthenticateRequest, AuthenticateResponse};
+use crate::store::backoff::Backoff;
 
 /// How long one call may take. etcd itself gives up after about 7 s.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -61,14 +61,9 @@ struct Live {
     proven: Rc<Cell<bool>>,
 }
 
-/// The pauses between attempts: doubled each time, with jitter, without end.
-pub(super) fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build()
+/// The pauses between attempts.
+pub(super) fn pauses() -> Backoff {
+    Backoff::between(Duration::from_millis(100), Duration::from_secs(5))
 }
 
 impl Client {
@@ -104,7 +99,7 @@ impl Client {
                 CallError::Broken { .. } => repeat == Repeat::Yes,
                 CallError::Refused { .. } => false,
             };
-            let pause = pauses.next().unwrap_or_default();
+            let pause = pauses.next();
             if !again || Instant::now() + pause > deadline {
                 return Err(failure);
             }

@@ -22,10 +22,10 @@ pub(super) async fn changed(client: &Client, key: &str, known: Text) -> Text {
         match look_and_watch(client, key, &known).await {
             Ok(Some(now)) => return now,
             // It has changed and changed back, or was written anew.
-            Ok(None) => pauses = super::client::pauses(),
+            Ok(None) => pauses.reset(),
             Err(error) => {
                 debug!(%error, "the configuration in etcd cannot be followed");
-                sleep(pauses.next().unwrap_or_default()).await;
+                sleep(pauses.next()).await;
             }
         }
     }

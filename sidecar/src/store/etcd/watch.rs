@@ -75,11 +75,11 @@ pub(super) async fn run(
             }
         }
         if follower.position != before && follower.position.is_some() {
-            pauses = super::client::pauses();
+            pauses.reset();
         }
         tokio::select! {
             () = events.closed() => return,
-            () = sleep(pauses.next().unwrap_or_default()) => {}
+            () = sleep(pauses.next()) => {}
         }
     }
 }

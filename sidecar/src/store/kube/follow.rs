@@ -13,13 +13,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-use super::backoff::Backoff;
 use super::client::{ApiError, Status, query_escaped};
 use super::node::{Depth, Meaning, decode};
 use super::nodes::Nodes;
 use super::pages::Pages;
 use super::{Inner, NODES};
 use crate::store::LeaseEvent;
+use crate::store::backoff::Backoff;
 
 /// Nodes per page.
 const PAGE: usize = 500;
@@ -29,6 +29,9 @@ const LISTS: usize = 5;
 const LONGEST_EVENT: usize = 4 << 20;
 /// A buffer grown by one great object is given back.
 const USUAL_EVENT: usize = 64 << 10;
+
+/// A watch that ends so soon might as well not have begun.
+const SHORT_LIVED: Duration = Duration::from_secs(1);
 
 /// The receiver is gone.
 struct Unheard;
@@ -79,7 +82,7 @@ impl<'a> Follower<'a> {
             events,
             nodes: Nodes::default(),
             trouble: None,
-            backoff: Backoff::default(),
+            backoff: super::backoff(),
         }
     }
 
@@ -113,12 +116,18 @@ impl<'a> Follower<'a> {
     async fn watch_on(&mut self, mut version: Version) -> Result<(), Unheard> {
         loop {
             let began = Instant::now();
-            match self.watch(&mut version).await? {
+            let asked = Duration::from_secs(300 + u64::from(getrandom::u32().unwrap_or(0) % 300));
+            match self.watch(&mut version, asked).await? {
                 Ok(Ended::Closed(at)) => {
                     version = at;
-                    // One that is closed at once, again and again, is as bad as an error.
-                    if began.elapsed() > Duration::from_secs(1) {
+                    // Each node has asked for an end of its own.
+                    if began.elapsed() >= asked {
                         continue;
+                    }
+                    // A server that ends watches early ends those of all nodes, at once. One that
+                    // does so again and again is as bad as an error.
+                    if began.elapsed() > SHORT_LIVED {
+                        self.backoff.reset();
                     }
                     sleep(self.backoff.next()).await;
                 }
@@ -216,8 +225,12 @@ impl<'a> Follower<'a> {
         }
     }
 
-    async fn watch(&mut self, version: &mut Version) -> Result<Result<Ended, ApiError>, Unheard> {
-        let seconds = 300 + u64::from(getrandom::u32().unwrap_or(0) % 300);
+    async fn watch(
+        &mut self,
+        version: &mut Version,
+        asked: Duration,
+    ) -> Result<Result<Ended, ApiError>, Unheard> {
+        let seconds = asked.as_secs();
         let path = format!(
             "{NODES}?allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={seconds}&watch=true"
         );

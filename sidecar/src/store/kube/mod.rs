@@ -12,7 +12,6 @@
 
 mod access;
 mod annotations;
-mod backoff;
 mod client;
 mod follow;
 #[cfg(any(test, feature = "fuzz"))]
@@ -39,11 +38,11 @@ pub use self::annotations::PrefixError;
 pub use self::identity::{Anonymous, Identity};
 
 use self::annotations::Names;
-use self::backoff::Backoff;
 use self::client::{Client, query_escaped};
 use self::follow::Follower;
 use self::node::{Depth, Meaning, Node, decode};
 use crate::lease::Lease;
+use crate::store::backoff::Backoff;
 use crate::store::{Held, LeaseEvent, NodeFacts, Renewal, Store, StoreError};
 use crate::subnet::Claim;
 use crate::subnets::Subnets;
@@ -52,6 +51,8 @@ use crate::subnets::Subnets;
 pub const DEFAULT_PREFIX: &str = "flannel.alpha.coreos.com";
 
 const NODES: &str = "/api/v1/nodes";
+/// The waits between attempts at an API server that fails.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
 /// Where the store is and who we are in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +107,10 @@ struct Inner {
     announced: RefCell<bool>,
     /// Rings when our Node is seen to have other podCIDRs than those of `published`.
     given_another: Notify,
+}
+
+fn backoff() -> Backoff {
+    Backoff::between(RETRY.0, RETRY.1)
 }
 
 fn failed(op: String, error: impl std::fmt::Display) -> StoreError {
@@ -394,7 +399,7 @@ impl Store for KubeStore {
     }
 
     async fn watch(self, events: mpsc::Sender<LeaseEvent>) {
-        let mut backoff = Backoff::default();
+        let mut backoff = backoff();
         // Our own Node is only known again by its name.
         while let Err(error) = self.inner.find_own_name().await {
             warn!(%error, "cannot read the lease store yet");
@@ -427,7 +432,7 @@ impl Store for KubeStore {
 
     /// Clears the Node's condition NetworkUnavailable, however long that takes.
     async fn announce(&self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = backoff();
         let mut told = None;
         loop {
             match self.inner.announce_once().await {

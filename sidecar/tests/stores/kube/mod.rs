@@ -32,7 +32,7 @@ const PREFIX: &str = "flannel.alpha.coreos.com/";
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/kube-twill.yaml");
 
 /// A store for one Node, with everything else as usual.
-fn options(source: Source, node: &str) -> Options {
+pub(crate) fn options(source: Source, node: &str) -> Options {
     Options {
         source,
         identity: Identity::Node(node.to_owned()),
