@@ -9,8 +9,10 @@ use std::time::{Duration, SystemTime};
 use cni_test_harness::tools::Missing;
 use tempfile::TempDir;
 use twilld::store::file::FileStore;
+use twilld::store::{LeaseEvent, Store};
 
-use crate::conformance::{DAY, Fixture, Raw, suite};
+use crate::conformance::following::Following;
+use crate::conformance::{DAY, Fixture, Raw, claim, dual_stack_claim, holding, run, suite};
 
 /// Touched into the far future: a reservation.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -121,3 +123,32 @@ impl Fixture for Folder {
 }
 
 suite!(Folder);
+
+#[test]
+fn peers_see_no_moment_without_a_lease_while_its_key_changes() {
+    run(async {
+        let folder = Folder::start().unwrap();
+        let node = folder.node(DAY);
+        let before = node.acquire(&claim(100)).await.unwrap().subnets;
+        let mut following = Following::start(folder.node(DAY));
+        following
+            .until("the first", |table| table.get(&before).is_some())
+            .await;
+        let dual_stack = holding(dual_stack_claim(100), before);
+        let after = node.acquire(&dual_stack).await.unwrap().subnets;
+        assert!(before != after && before.is_within(&after), "{after}");
+        following
+            .until("the end of the first", |table| table.get(&before).is_none())
+            .await;
+        let [
+            LeaseEvent::Snapshot(_),
+            LeaseEvent::Put(new),
+            LeaseEvent::Removed(old),
+        ] = &following.log[..]
+        else {
+            panic!("{:?}", following.log);
+        };
+        assert_eq!(*new.name, *after.to_string());
+        assert_eq!(**old, before.to_string());
+    });
+}

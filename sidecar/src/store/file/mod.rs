@@ -28,7 +28,7 @@ use crate::atomic_file;
 use crate::lease::Lease;
 use crate::store::claims::{held_by, overlapping, random_below};
 use crate::store::{Held, LeaseEvent, Renewal, Store, StoreError};
-use crate::subnet::{Choice, Claim, Taken, choose};
+use crate::subnet::{Choice, Claim, Decision, Taken, choose};
 use crate::subnets::Subnets;
 
 /// How often other nodes may be quicker.
@@ -162,6 +162,22 @@ impl FileStore {
         })
     }
 
+    /// Makes a lease of what was chosen, unless somebody who knows no locks was quicker.
+    fn take(&self, choice: Choice, lease: &Lease) -> Result<Option<Held>, StoreError> {
+        let subnets = match choice {
+            Choice::Reuse(subnets) => {
+                let path = self.lease_path(&subnets);
+                if let Some(present) = entry::read(&path)? {
+                    return self.extend(subnets, lease, &present).map(Some);
+                }
+                subnets
+            }
+            Choice::Previous(subnets) | Choice::Fresh(subnets) => subnets,
+        };
+        let put = self.put(&subnets, lease, true)?;
+        put.then(|| self.held(subnets)).transpose()
+    }
+
     /// Our own lease is there: extends it, and rewrites it if its value is not what we publish.
     fn extend(&self, subnets: Subnets, lease: &Lease, present: &Entry) -> Result<Held, StoreError> {
         let path = self.lease_path(&subnets);
@@ -228,22 +244,14 @@ impl Store for FileStore {
             let _lock = self.lock().await?;
             self.clear_abandoned();
             let taken = self.taken()?;
-            let decision = choose(claim, &taken, random_below)?;
-            for subnets in &decision.release {
-                self.remove(&self.lease_path(subnets))?;
-            }
-            let subnets = match decision.choice {
-                Choice::Reuse(subnets) => {
-                    let path = self.lease_path(&subnets);
-                    if let Some(present) = entry::read(&path)? {
-                        return self.extend(subnets, &claim.lease, &present);
-                    }
-                    subnets
+            let Decision { choice, release } = choose(claim, &taken, random_below)?;
+            if let Some(held) = self.take(choice, &claim.lease)? {
+                // After what comes in its place, which may have the same addresses: peers see no
+                // moment without a lease for them.
+                for subnets in release.iter().filter(|old| **old != held.subnets) {
+                    self.remove(&self.lease_path(subnets))?;
                 }
-                Choice::Previous(subnets) | Choice::Fresh(subnets) => subnets,
-            };
-            if self.put(&subnets, &claim.lease, true)? {
-                return self.held(subnets);
+                return Ok(held);
             }
         }
         Err(StoreError::Raced { tries: TRIES })

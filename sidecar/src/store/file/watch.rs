@@ -69,6 +69,9 @@ struct Follower {
     trouble: Option<String>,
 }
 
+/// What is to be told, and why that may not be all. What was read is not told a second time.
+type Changes = (Vec<LeaseEvent>, Result<(), StoreError>);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
     stamp: Stamp,
@@ -86,11 +89,13 @@ impl Follower {
         events: &mpsc::Sender<LeaseEvent>,
     ) -> Result<(), StoreError> {
         loop {
-            for event in self.read_all()? {
+            let (changes, read) = self.read_all()?;
+            for event in changes {
                 if events.send(event).await.is_err() {
                     return Ok(());
                 }
             }
+            read?;
             self.report(None);
             let resync_at = Instant::now() + resync;
             loop {
@@ -105,14 +110,13 @@ impl Follower {
                         Changed::Unknown => break,
                     },
                 };
-                for name in names {
-                    let event = self.read_one(&name)?;
-                    if let Some(event) = event
-                        && events.send(event).await.is_err()
-                    {
+                let (changes, read) = self.read_these(names);
+                for event in changes {
+                    if events.send(event).await.is_err() {
                         return Ok(());
                     }
                 }
+                read?;
             }
         }
     }
@@ -129,7 +133,7 @@ impl Follower {
     }
 
     /// A snapshot first; afterwards what differs from what was told.
-    fn read_all(&mut self) -> Result<Vec<LeaseEvent>, StoreError> {
+    fn read_all(&mut self) -> Result<Changes, StoreError> {
         let names = entry::names(&self.dir)?;
         if !self.in_sync {
             let mut records = Vec::with_capacity(names.len());
@@ -140,7 +144,7 @@ impl Follower {
                 }
             }
             self.in_sync = true;
-            return Ok(vec![LeaseEvent::Snapshot(records)]);
+            return Ok((vec![LeaseEvent::Snapshot(records)], Ok(())));
         }
         let gone: Vec<Box<str>> = self
             .known
@@ -148,11 +152,24 @@ impl Follower {
             .filter(|name| names.binary_search(name).is_err())
             .cloned()
             .collect();
+        Ok(self.read_these(gone.into_iter().chain(names)))
+    }
+
+    /// What there is to tell about some files: what goes comes after what takes its place.
+    fn read_these(&mut self, names: impl IntoIterator<Item = Box<str>>) -> Changes {
         let mut events = Vec::new();
-        for name in gone.into_iter().chain(names) {
-            events.extend(self.read_one(&name)?);
+        let mut read = Ok(());
+        for name in names {
+            match self.read_one(&name) {
+                Ok(event) => events.extend(event),
+                Err(error) => {
+                    read = Err(error);
+                    break;
+                }
+            }
         }
-        Ok(events)
+        events.sort_by_key(|event| matches!(event, LeaseEvent::Removed(_)));
+        (events, read)
     }
 
     /// What there is to tell about one file, if anything.
