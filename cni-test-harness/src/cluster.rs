@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -364,6 +365,14 @@ impl Member {
     /// The running daemon.
     pub fn daemon(&self) -> Option<&Daemon> {
         self.daemon.as_ref()
+    }
+
+    /// How the daemon that was started ended by itself, when it has. Its log can still be read.
+    pub fn daemon_ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.daemon
+            .as_mut()
+            .context("no daemon was started")?
+            .ended()
     }
 
     /// Ends the daemon with SIGTERM and says how long that took; an exit code other than 0 is an

@@ -4,11 +4,12 @@
 //! An entry has flannel's name and value (`10.5.20.0-24`, the lease as JSON) everywhere; in
 //! Kubernetes it becomes a Node with these podCIDRs and with annotations that say the same.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Spec};
@@ -151,6 +152,26 @@ impl Stored {
             }
         }
         Ok(entered)
+    }
+
+    /// The entries of a store in which nodes take subnets for themselves: values by name.
+    pub fn entries(&self) -> Result<BTreeMap<String, String>> {
+        match &self.hand {
+            Hand::Folder(dir) => {
+                let mut entries = BTreeMap::new();
+                for entry in fs::read_dir(dir.join("subnets"))? {
+                    let path = entry?.path();
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    // What begins with a dot is still being written.
+                    if !name.starts_with('.') {
+                        entries.insert(name.into_owned(), fs::read_to_string(&path)?);
+                    }
+                }
+                Ok(entries)
+            }
+            Hand::Etcd(etcd) => etcd.values(&format!("{PREFIX}/subnets/")),
+            Hand::Kubernetes(..) => bail!("Nodes are given their subnets"),
+        }
     }
 
     /// Deletes an entry that was put.

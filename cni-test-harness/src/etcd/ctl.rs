@@ -1,5 +1,6 @@
 //! What tests do to etcd's content and what they look at, all of it through etcdctl.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -146,6 +147,19 @@ impl Etcd {
             });
         }
         Ok(entries)
+    }
+
+    /// The values below `prefix`, by what their keys have behind it.
+    pub fn values(&self, prefix: &str) -> Result<BTreeMap<String, String>> {
+        let text = self.ctl(&["get", "--prefix", prefix])?;
+        // A key and its value on a line each.
+        let lines: Vec<&str> = text.lines().collect();
+        let pairs = lines.chunks_exact(2).map(|pair| {
+            let name = pair[0].strip_prefix(prefix);
+            let name = name.with_context(|| format!("etcdctl printed {text}"))?;
+            Ok((name.to_owned(), pair[1].to_owned()))
+        });
+        pairs.collect()
     }
 
     /// The etcd lease that a key hangs on, as etcdctl names it.
