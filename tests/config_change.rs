@@ -21,8 +21,12 @@ fn net_conf(network: &str, vni: u32) -> Value {
 }
 
 fn start(kind: Kind) -> Result<Stored> {
+    start_with(kind, net_conf("10.244.0.0/16", 1))
+}
+
+fn start_with(kind: Kind, net_conf: Value) -> Result<Stored> {
     let spec = Spec {
-        net_conf: net_conf("10.244.0.0/16", 1),
+        net_conf,
         ..Spec::default()
     };
     let mut stored = Stored::lay_out(kind, "config", &spec)?;
@@ -72,8 +76,16 @@ fn is_followed_while_pods_talk(kind: Kind) -> Result<()> {
         })?;
 
     // What cannot be acted upon is said, and changes nothing.
+    let plain = json!({"Network": "10.244.0.0/15", "Backend": {"Type": "host-gw"}});
     for (text, words) in [
-        (net_conf("10.244.0.0/15", 7).to_string(), "field Backend"),
+        (
+            net_conf("10.244.0.0/15", 7).to_string(),
+            "field Backend is another one",
+        ),
+        (
+            plain.to_string(),
+            "field Backend.Type is host-gw, and was vxlan",
+        ),
         (
             net_conf("10.99.0.0/16", 1).to_string(),
             "may be outside 10.99.0.0/16",
@@ -114,15 +126,19 @@ fn a_change_in_kubernetes_is_followed_while_pods_talk() -> Result<()> {
     is_followed_while_pods_talk(Kind::Kubernetes)
 }
 
+fn dual_stack() -> Value {
+    let mut dual = net_conf("10.244.0.0/16", 1);
+    dual["EnableIPv6"] = true.into();
+    dual["IPv6Network"] = "fd00:244::/48".into();
+    dual
+}
+
 fn ipv6_comes_to_pods_that_talk_by_ipv4(kind: Kind) -> Result<()> {
     let mut stored = start(kind)?;
     let (near, far) = (stored.cluster.pod(0)?, stored.cluster.pod(1)?);
     let stream = Stream::start(near.netns(), far.ip()?)?;
     let subnets = BOTH.map(|index| stored.cluster.member(index).subnet().ok());
-    let mut dual = net_conf("10.244.0.0/16", 1);
-    dual["EnableIPv6"] = true.into();
-    dual["IPv6Network"] = "fd00:244::/48".into();
-    stored.write_config(&dual.to_string())?;
+    stored.write_config(&dual_stack().to_string())?;
     wait_for_env(&stored.cluster, "FLANNEL_IPV6_NETWORK", "fd00:244::/48")?;
     stored.cluster.wait_in_sync(READY_DEADLINE)?;
     let pods = [stored.cluster.pod(0)?, stored.cluster.pod(1)?];
@@ -149,4 +165,79 @@ fn ipv6_comes_to_pods_that_talk_by_ipv4_through_the_folder() -> Result<()> {
 fn ipv6_comes_to_pods_that_talk_by_ipv4_through_etcd() -> Result<()> {
     skip_unless!(Kind::Etcd.installed());
     ipv6_comes_to_pods_that_talk_by_ipv4(Kind::Etcd)
+}
+
+fn ipv6_is_not_taken_from_pods_that_talk_by_it(kind: Kind) -> Result<()> {
+    let mut stored = start_with(kind, dual_stack())?;
+    let (near, far) = (stored.cluster.pod(0)?, stored.cluster.pod(1)?);
+    let ips = far.added().ips();
+    assert_eq!(ips.len(), 2, "{ips:?}");
+    for ip in &ips {
+        let reached = || Ok(near.view().ping(*ip, 1, REPLY)?.complete());
+        cni_test_harness::wait::until_true(&format!("{ip} is reached"), SOON, reached)?;
+    }
+    let streams = ips.iter().map(|ip| Stream::start(near.netns(), *ip));
+    let streams = streams.collect::<Result<Vec<_>>>()?;
+    let env = BOTH.map(|index| stored.cluster.member(index).subnet_env().ok());
+    stored.write_config(&net_conf("10.244.0.0/16", 1).to_string())?;
+    wait_for_log(&stored.cluster, "IPv6 is not enabled any more")?;
+    stored.cluster.wait_in_sync(READY_DEADLINE)?;
+    for stream in streams {
+        assert_eq!(stream.end()?.lost, Vec::<usize>::new());
+    }
+    let now = BOTH.map(|index| stored.cluster.member(index).subnet_env().ok());
+    assert_eq!(now, env);
+    assert_eq!(stored.cluster.pod(0)?.added().ips().len(), 2);
+    Ok(())
+}
+
+#[test]
+fn ipv6_is_not_taken_from_pods_that_talk_by_it_through_the_folder() -> Result<()> {
+    ipv6_is_not_taken_from_pods_that_talk_by_it(Kind::Folder)
+}
+
+#[test]
+fn ipv6_is_not_taken_from_pods_that_talk_by_it_through_etcd() -> Result<()> {
+    skip_unless!(Kind::Etcd.installed());
+    ipv6_is_not_taken_from_pods_that_talk_by_it(Kind::Etcd)
+}
+
+#[test]
+fn a_network_without_the_nodes_pod_cidr_takes_nothing_away_also_over_a_restart() -> Result<()> {
+    skip_unless!(Kind::Kubernetes.installed());
+    let mut stored = start(Kind::Kubernetes)?;
+    let (near, far) = (stored.cluster.pod(0)?, stored.cluster.pod(1)?);
+    let mut stream = Stream::start(near.netns(), far.ip()?)?;
+    let env = stored.cluster.member(0).subnet_env()?;
+    stored.write_config(&net_conf("10.99.0.0/16", 1).to_string())?;
+    wait_for_log(
+        &stored.cluster,
+        "that this node was given is outside 10.99.0.0/16",
+    )?;
+    stored.cluster.member_mut(0).stop_daemon(SOON)?;
+    stored.cluster.member_mut(0).start_daemon()?;
+    let log = |stored: &Stored| {
+        let daemon = stored.cluster.member(0).daemon().expect("it runs");
+        log_tail(daemon.log_path(), 1000)
+    };
+    let waits = "is outside the net-conf's network 10.99.0.0/16";
+    let member = stored.cluster.member(0);
+    member.wait_for(waits, SOON, |_| Ok(log(&stored).contains(waits)))?;
+    // The subnet is the node's: pods that run have it, and new ones get of it.
+    assert_eq!(member.subnet_env()?, env);
+    let new = stored.cluster.pod(0)?;
+    assert!(new.ping(&far, 3, REPLY)?.complete());
+    stream.go_on(300)?;
+    // Mended, it is gone by without another start.
+    stored.write_config(&net_conf("10.244.0.0/16", 1).to_string())?;
+    let taken = "lease taken";
+    member.wait_for(
+        taken,
+        SOON,
+        |_| Ok(log(&stored).matches(taken).count() == 2),
+    )?;
+    stored.cluster.wait_in_sync(READY_DEADLINE)?;
+    assert_eq!(stored.cluster.member(0).subnet_env()?, env);
+    assert_eq!(stream.end()?.lost, Vec::<usize>::new());
+    Ok(())
 }

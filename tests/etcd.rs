@@ -9,6 +9,7 @@ use cni_test_harness::etcd::{self, Etcd};
 use cni_test_harness::process::log_tail;
 use cni_test_harness::skip_unless;
 use cni_test_harness::underlay::Shape;
+use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(30);
 const REPLY: Duration = Duration::from_secs(2);
@@ -94,6 +95,51 @@ fn a_password_is_used_and_never_logged() -> Result<()> {
     let log = log(&cluster);
     assert!(log.contains("TRACE") || log.contains("DEBUG"), "{log}");
     assert!(!log.contains(PASSWORD), "{log}");
+    Ok(())
+}
+
+/// A lease without an end that nobody keeps, as a node leaves it that was reserved one and is gone.
+#[test]
+fn ipv6_that_is_held_back_for_a_dead_node_comes_by_the_command_in_the_log() -> Result<()> {
+    skip_unless!(etcd::installed());
+    let spec = Spec {
+        nodes: 1,
+        net_conf: json!({
+            "Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:244::/48",
+            "Backend": {"Type": "vxlan"}
+        }),
+        twilld_args: vec![
+            "--healthz-ip=127.0.0.1".to_owned(),
+            "--healthz-port=8081".to_owned(),
+        ],
+        ..Spec::default()
+    };
+    let (etcd, mut cluster) = Etcd::with_cluster("held", &spec, PREFIX)?;
+    let config = spec.net_conf.to_string();
+    etcd.put(&format!("{PREFIX}/config"), &config, None)?;
+    let dead = format!("{PREFIX}/subnets/10.244.77.0-24");
+    let value = r#"{"PublicIP":"192.168.50.77","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:77"}}"#;
+    etcd.put(&dead, value, None)?;
+    start_daemons(&mut cluster)?;
+    let member = cluster.member(0);
+    let has_ipv6 = || Ok(member.subnet_env()?.contains_key("FLANNEL_IPV6_SUBNET"));
+    assert!(!has_ipv6()?);
+    let readyz = || -> Result<String> {
+        let ask = "exec 3<>/dev/tcp/127.0.0.1/8081; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
+        Ok(member.node().exec("bash", &["-c", ask])?.stdout_text())
+    };
+    member.wait_for("readyz that tells why", SOON, |_| {
+        let said = readyz()?;
+        Ok(said.contains("200 OK") && said.contains("10.244.77.0-24"))
+    })?;
+    let log = log(&cluster);
+    let command = log.split("deletion=\"").nth(1).expect("it is there");
+    let command = command.split('"').next().unwrap_or_default();
+    member.node().exec("sh", &["-c", command])?;
+    assert_eq!(etcd.entries(&dead)?, []);
+    member.wait_for("IPv6", SOON, |_| has_ipv6())?;
+    let said = readyz()?;
+    assert!(!said.contains("held back"), "{said}");
     Ok(())
 }
 

@@ -75,6 +75,24 @@ pub(crate) async fn wait_for(store: &impl Store) -> anyhow::Result<Config> {
     }
 }
 
+/// Waits for any other configuration that can be read: while the store does not give what one asks
+/// for, nothing is done by it yet.
+pub(crate) async fn another(store: &impl Store, before: &Config) -> Config {
+    // Nearly always the store answers at once, and nobody needs to look.
+    sleep(RETRY).await;
+    let mut known = Some(before.text.clone());
+    loop {
+        known = store.config_changed(known).await;
+        if let Some(text) = &known
+            && let Ok(net_conf) = parse(store, text)
+            && net_conf != before.net_conf
+        {
+            let text = text.clone();
+            return Config { text, net_conf };
+        }
+    }
+}
+
 /// Waits for another configuration that the node which holds `held` can go over to; `fits` says
 /// what of it cannot be done here. Of any other one it says why not.
 pub(crate) async fn follow(
@@ -124,7 +142,10 @@ pub(crate) async fn follow(
 /// were given to it, so that they only have to be inside the network.
 fn objections(before: &NetConf, after: &NetConf, held: &Subnets, given: bool) -> Vec<String> {
     let mut reasons = Vec::new();
-    if before.backend != after.backend {
+    let (was, is) = (before.backend.kind(), after.backend.kind());
+    if was != is {
+        reasons.push(format!("field Backend.Type is {is}, and was {was}"));
+    } else if before.backend != after.backend {
         reasons.push("field Backend is another one".to_owned());
     }
     for (family, subnet) in held.iter() {
@@ -137,6 +158,11 @@ fn objections(before: &NetConf, after: &NetConf, held: &Subnets, given: bool) ->
         if let Some(before) = before.filter(|before| !network.contains(before)) {
             reasons.push(format!(
                 "nodes of the network {before} may be outside {network}"
+            ));
+        }
+        if given && !network.contains(&subnet) {
+            reasons.push(format!(
+                "the subnet {subnet} that this node was given is outside {network}"
             ));
         }
         if !(given || range.gives_out(subnet)) {
@@ -192,6 +218,12 @@ mod tests {
             objections(&before, &dual, &held, true),
             ["this node was given no IPv6 subnet"]
         );
+        let elsewhere = parse(r#"{"Network":"10.9.0.0/16","Backend":{"Type":"vxlan"}}"#);
+        let reasons = objections(&before, &elsewhere, &held, true);
+        assert_eq!(
+            reasons[1],
+            "the subnet 10.5.20.0/24 that this node was given is outside 10.9.0.0/16"
+        );
     }
 
     #[test]
@@ -221,7 +253,7 @@ mod tests {
             (
                 r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#,
                 "10.5.20.0-24",
-                "field Backend",
+                "field Backend.Type is host-gw, and was vxlan",
             ),
             (
                 r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#,

@@ -1,8 +1,10 @@
 //! `/healthz` and `/readyz`, as flannel's probes ask for them. A port that is taken costs the
 //! probes, not the network.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -22,25 +24,34 @@ use tracing::{debug, error, info};
 const RETRY: Duration = Duration::from_secs(30);
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether the node can carry traffic and may have pods: whether `subnet.env` is there.
+/// Whether the node can carry traffic and may have pods: whether `subnet.env` is there. And what it
+/// does not do of what it was asked to.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Readiness(watch::Sender<bool>);
+pub(crate) struct Readiness {
+    ready: watch::Sender<bool>,
+    held_back: Rc<RefCell<String>>,
+}
 
 impl Readiness {
     /// From now on `/readyz` says 200, or 503.
     pub(crate) fn set(&self, ready: bool) {
-        self.0.send_replace(ready);
+        self.ready.send_replace(ready);
     }
 
     /// Whether it is.
     pub(crate) fn get(&self) -> bool {
-        *self.0.borrow()
+        *self.ready.borrow()
+    }
+
+    /// The leases on whose account IPv6 is held back; empty: it is not.
+    pub(crate) fn hold_back(&self, leases: &str) {
+        leases.clone_into(&mut self.held_back.borrow_mut());
     }
 
     /// Returns when it is.
     pub(crate) async fn wait(&self) {
         // The sender is our own: it is not gone.
-        let _ = self.0.subscribe().wait_for(|ready| *ready).await;
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 }
 
@@ -72,7 +83,8 @@ pub(crate) async fn serve(address: SocketAddr, ready: Readiness) {
         let ready = ready.clone();
         spawn_local(async move {
             let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                let answer = answer(request.uri().path(), ready.get());
+                let held_back = ready.held_back.borrow().clone();
+                let answer = answer(request.uri().path(), ready.get(), &held_back);
                 async move { Ok::<_, Infallible>(answer) }
             });
             let served = http1::Builder::new()
@@ -87,14 +99,18 @@ pub(crate) async fn serve(address: SocketAddr, ready: Readiness) {
     }
 }
 
-fn answer(path: &str, ready: bool) -> Response<Full<Bytes>> {
+fn answer(path: &str, ready: bool, held_back: &str) -> Response<Full<Bytes>> {
     let (status, text) = match (path, ready) {
         ("/healthz", _) => (StatusCode::OK, "twilld is running\n"),
         ("/readyz", true) => (StatusCode::OK, "twilld is ready\n"),
         ("/readyz", false) => (StatusCode::SERVICE_UNAVAILABLE, "twilld is not ready yet\n"),
         _ => (StatusCode::NOT_FOUND, "not found\n"),
     };
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    let mut text = text.to_owned();
+    if path == "/readyz" && !held_back.is_empty() {
+        text += &format!("IPv6 is held back on account of the leases {held_back}\n");
+    }
+    let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     let plain = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
@@ -103,6 +119,8 @@ fn answer(path: &str, ready: bool) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
+
     use super::*;
 
     #[test]
@@ -115,7 +133,17 @@ mod tests {
             ("/metrics", true, 404),
             ("/healthz/x", true, 404),
         ] {
-            assert_eq!(answer(path, ready).status(), status, "{path}");
+            assert_eq!(answer(path, ready, "").status(), status, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_held_back_shows_in_readyz_alone() {
+        for (path, shows) in [("/healthz", false), ("/readyz", true)] {
+            let body = answer(path, true, "10.5.30.0-24").into_body();
+            let body = body.collect().await.unwrap().to_bytes();
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            assert_eq!(text.contains("10.5.30.0-24"), shows, "{text}");
         }
     }
 }

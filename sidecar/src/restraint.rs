@@ -18,44 +18,67 @@ use crate::lease_table::LeaseTable;
 use crate::store::LeaseEvent;
 use crate::subnets::Subnets;
 
-/// On whose account to hold back, of all other nodes' leases; `None`: on nobody's.
+/// How many of the leases on whose account a node holds back are named.
+const NAMED: usize = 5;
+
+/// On whose account to hold back, of all other nodes' leases; empty: on nobody's.
 pub(crate) fn on_account_of<'a>(
     others: impl Iterator<Item = (&'a Subnets, &'a Lease)>,
-) -> Option<(&'a Subnets, &'a Lease)> {
-    let mut first = None;
+) -> Vec<(&'a Subnets, &'a Lease)> {
+    let mut all = Vec::new();
     for (subnets, lease) in others {
         if subnets.get(Family::V6).is_some() {
             // Whom one of them hurts has been hurt already.
-            return None;
+            return Vec::new();
         }
         if !says_both(lease) {
-            first = first.or(Some((subnets, lease)));
+            all.push((subnets, lease));
         }
     }
-    first
+    all
+}
+
+/// Which leases these are, in words; of many the first few.
+pub(crate) fn named(leases: &[Subnets]) -> String {
+    let names: Vec<String> = leases.iter().take(NAMED).map(Subnets::to_string).collect();
+    let names = names.join(", ");
+    match leases.len().saturating_sub(NAMED) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
 }
 
 fn says_both(lease: &Lease) -> bool {
     lease.public_ips.get(Family::V6).is_some() || lease.backend_data.get(Family::V6).is_some()
 }
 
-/// Passes events on, and says on `over` when there is nobody left on whose account the node that
-/// holds `own` should hold back.
+/// Passes events on, tells whenever it changes on whose account the node that holds `own` holds
+/// back, and says on `over` when nobody of them is left.
 pub(crate) async fn pass_on(
     mut from: mpsc::Receiver<LeaseEvent>,
     to: mpsc::Sender<LeaseEvent>,
     own: Subnets,
+    tell: impl Fn(&[Subnets]),
     over: oneshot::Sender<()>,
 ) {
     let (mut table, mut over) = (LeaseTable::default(), Some(over));
+    let mut told = Vec::new();
     while let Some(event) = from.recv().await {
         table.fold(event.clone());
         if to.send(event).await.is_err() {
             return;
         }
+        if !table.is_complete() {
+            continue;
+        }
         let others = table.leases().filter(|(subnets, _)| **subnets != own);
-        if table.is_complete()
-            && on_account_of(others).is_none()
+        let others = on_account_of(others);
+        let now: Vec<Subnets> = others.into_iter().map(|(subnets, _)| *subnets).collect();
+        if now != told && !now.is_empty() {
+            tell(&now);
+        }
+        told = now;
+        if told.is_empty()
             && let Some(over) = over.take()
         {
             // Nobody listens any more when the node ends meanwhile.
@@ -68,7 +91,7 @@ pub(crate) async fn pass_on(
 mod tests {
     use super::*;
 
-    fn on_account(leases: &[(&str, &str)]) -> Option<String> {
+    fn on_account(leases: &[(&str, &str)]) -> String {
         let leases: Vec<(Subnets, Lease)> = leases
             .iter()
             .map(|(key, value)| {
@@ -78,8 +101,13 @@ mod tests {
                 )
             })
             .collect();
-        on_account_of(leases.iter().map(|(subnets, lease)| (subnets, lease)))
-            .map(|(subnets, _)| subnets.to_string())
+        let others = on_account_of(leases.iter().map(|(subnets, lease)| (subnets, lease)));
+        named(
+            &others
+                .iter()
+                .map(|(subnets, _)| **subnets)
+                .collect::<Vec<_>>(),
+        )
     }
 
     const V4: (&str, &str) = ("10.5.30.0-24", r#"{"PublicIP":"192.168.50.30"}"#);
@@ -94,18 +122,22 @@ mod tests {
 
     #[test]
     fn a_node_with_ipv4_alone_is_spared_the_first_dual_stack_key() {
-        assert_eq!(on_account(&[V4]).as_deref(), Some("10.5.30.0-24"));
+        assert_eq!(on_account(&[V4]), "10.5.30.0-24");
+        assert_eq!(on_account(&[HOLDS_BACK, V4]), "10.5.30.0-24");
         assert_eq!(
-            on_account(&[HOLDS_BACK, V4]).as_deref(),
-            Some("10.5.30.0-24")
+            on_account(&[V4, ("10.5.33.0-24", V4.1)]),
+            "10.5.30.0-24, 10.5.33.0-24"
+        );
+        assert_eq!(
+            on_account(&[V4; 7]),
+            "10.5.30.0-24, 10.5.30.0-24, 10.5.30.0-24, 10.5.30.0-24, 10.5.30.0-24 and 2 more"
         );
     }
 
     #[test]
     fn nobody_holds_back_alone_behind_others_that_do_or_after_a_first_key() {
-        assert_eq!(on_account(&[]), None);
-        assert_eq!(on_account(&[HOLDS_BACK]), None);
-        assert_eq!(on_account(&[V4, DUAL]), None);
-        assert_eq!(on_account(&[DUAL, V4]), None);
+        for leases in [&[][..], &[HOLDS_BACK], &[V4, DUAL], &[DUAL, V4]] {
+            assert_eq!(on_account(leases), "");
+        }
     }
 }

@@ -23,17 +23,19 @@ use crate::persist::{Remembered, StateFile};
 use crate::prepare;
 use crate::reconcile::{Reconciler, Settings};
 use crate::restraint;
+use crate::store::backoff::Backoff;
 use crate::store::etcd::EtcdStore;
 use crate::store::file::FileStore;
 use crate::store::kube::KubeStore;
-use crate::store::{Held, NodeFacts, Store, StoreError, doubt};
+use crate::store::{Held, Hurt, NodeFacts, Store, StoreError, doubt};
 use crate::subnet::Claim;
 use crate::subnet_file::SubnetFile;
+use crate::subnets::Subnets;
 use crate::sweep;
 use crate::tables::Facts;
 use crate::underlay::{self, Underlay, Wish};
 
-/// The waits between attempts at a store that fails double from the first to the last.
+/// The waits between attempts at a store that fails.
 const STORE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Between looks at a store that waits for something, as flanneld does.
 const STORE_WAITS: Duration = Duration::from_secs(3);
@@ -165,15 +167,31 @@ async fn serve_lease(
     };
     let what = "ask the store about other nodes";
     let hurt = keep_trying(what, subnet_file, || store.hurt_by(&claim)).await?;
-    if let Some(holder) = &hurt {
+    if hurt.is_none() {
+        subnet_file.readiness().hold_back("");
+    }
+    if let Some(Hurt {
+        holder,
+        deletion,
+        others,
+    }) = &hurt
+    {
         warn!(
             holder,
-            "this node holds its IPv6 back: another one has IPv4 alone, and a flanneld there would follow its peers no more if it saw the lease of a node with both; restart what runs there with the present configuration, or delete its lease if it is gone"
+            others,
+            deletion,
+            "this node holds its IPv6 back: another one has IPv4 alone, and a flanneld there would follow its peers no more if it saw the lease of a node with both; restart what runs there with the present configuration, or delete its lease (`deletion` does) if it is gone"
         );
         net_conf.ranges = net_conf.ranges.only(Family::V4);
         claim.ranges = net_conf.ranges;
     }
-    let held = keep_trying("take a lease", subnet_file, || store.acquire(&claim)).await?;
+    let held = tokio::select! {
+        held = keep_trying("take a lease", subnet_file, || store.acquire(&claim)) => held?,
+        other = config::another(store, &config) => {
+            info!("the configuration is another one now: a lease is asked for by that");
+            return Ok(Ended::Again(Box::new(other)));
+        }
+    };
     subnet_file.hold(held.subnets);
     let reserved = held.expires.is_none();
     info!(subnets = %held.subnets, reserved, "lease taken");
@@ -256,7 +274,13 @@ async fn supervise(
     if start.holds_back {
         let (to_loop, passed_on) = mpsc::channel(EVENTS);
         let from = std::mem::replace(&mut events, passed_on);
-        spawn_local(restraint::pass_on(from, to_loop, own, over));
+        let told = start.subnet_file.clone();
+        let tell = move |leases: &[Subnets]| {
+            let leases = restraint::named(leases);
+            info!(leases, "on whose account this node holds its IPv6 back");
+            told.readiness().hold_back(&leases);
+        };
+        spawn_local(restraint::pass_on(from, to_loop, own, tell, over));
     }
     let can_do = |net_conf: &NetConf| can_do(&wish, net_conf);
     let other = config::follow(store, &start.config, &own, can_do);
@@ -354,7 +378,7 @@ async fn keep_trying<T>(
     subnet_file: &SubnetFile,
     ask: impl AsyncFn() -> Result<T, StoreError>,
 ) -> anyhow::Result<T> {
-    let (mut wait, longest) = STORE_RETRY;
+    let mut backoff = Backoff::between(STORE_RETRY.0, STORE_RETRY.1);
     let mut told = String::new();
     loop {
         let reason = match ask().await {
@@ -366,9 +390,9 @@ async fn keep_trying<T>(
                 reason
             }
             Err(error) => {
+                let wait = backoff.next();
                 warn!(%error, ?wait, "cannot {what}, trying again");
                 sleep(wait).await;
-                wait = (wait * 2).min(longest);
                 continue;
             }
         };

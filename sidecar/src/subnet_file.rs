@@ -54,6 +54,11 @@ impl SubnetFile {
         Self { inner }
     }
 
+    /// What `/readyz` says.
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.inner.ready
+    }
+
     /// The subnets that it names now.
     pub(crate) fn subnets(&self) -> Option<Subnets> {
         let text = fs::read_to_string(&self.inner.path).ok();

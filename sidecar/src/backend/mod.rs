@@ -59,6 +59,19 @@ impl Backend {
         }
     }
 
+    /// Its `Backend.Type`.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => vxlan::TYPE,
+            Self::HostGw => host_gw::TYPE,
+            Self::Alloc => "alloc",
+            Self::Udp(_) => udp::TYPE,
+            Self::Ipip(_) => ipip::TYPE,
+            Self::Wireguard(_) => wireguard::TYPE,
+            Self::Extension(_) => extension::TYPE,
+        }
+    }
+
     /// Whether what is wanted depends on routes that others make.
     pub(crate) fn follows_routes(&self) -> bool {
         match self {

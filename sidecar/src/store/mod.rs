@@ -111,6 +111,17 @@ pub enum StoreError {
     OutOfSubnets(#[from] OutOfSubnets),
 }
 
+/// Nodes that a claim would hurt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hurt {
+    /// One of them, in words.
+    pub holder: String,
+    /// The command that deletes its lease, for when it is gone.
+    pub deletion: String,
+    /// How many more there are.
+    pub others: usize,
+}
+
 /// What a store knows about this node beside its lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -159,9 +170,9 @@ pub trait Store: Clone + 'static {
     /// Writes a configuration if there is none. Whether it did.
     fn init_config(&self, config: &[u8]) -> impl Future<Output = Result<bool, StoreError>>;
 
-    /// A node that would be hurt if this one took subnets of all the families that it claims, in
-    /// words; the module `restraint` says which.
-    fn hurt_by(&self, claim: &Claim) -> impl Future<Output = Result<Option<String>, StoreError>> {
+    /// Who would be hurt if this node took subnets of all the families that it claims; the module
+    /// `restraint` says when.
+    fn hurt_by(&self, claim: &Claim) -> impl Future<Output = Result<Option<Hurt>, StoreError>> {
         let _ = claim;
         async { Ok(None) }
     }

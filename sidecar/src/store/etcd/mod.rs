@@ -46,7 +46,7 @@ use crate::family::Family;
 use crate::lease::Lease;
 use crate::restraint;
 use crate::store::claims::{held_by, overlapping, random_below};
-use crate::store::{Held, LeaseEvent, Renewal, Store, StoreError};
+use crate::store::{Held, Hurt, LeaseEvent, Renewal, Store, StoreError};
 use crate::subnet::{Choice, Claim, choose};
 use crate::subnets::Subnets;
 
@@ -287,7 +287,7 @@ impl Store for EtcdStore {
         Ok(answer.succeeded)
     }
 
-    async fn hurt_by(&self, claim: &Claim) -> Result<Option<String>, StoreError> {
+    async fn hurt_by(&self, claim: &Claim) -> Result<Option<Hurt>, StoreError> {
         if claim.ranges.families().count() < 2 {
             return Ok(None);
         }
@@ -300,7 +300,16 @@ impl Store for EtcdStore {
         let others = leases.filter(|(subnets, lease)| {
             subnets.get(Family::V6).is_some() || !claim.owns(subnets, lease)
         });
-        let hurt = restraint::on_account_of(others).map(|(subnets, lease)| held_by(subnets, lease));
+        let others = restraint::on_account_of(others);
+        let hurt = others.first().map(|(subnets, lease)| Hurt {
+            holder: held_by(subnets, lease),
+            deletion: format!(
+                "etcdctl --endpoints={} del '{}{subnets}'",
+                self.endpoints(),
+                self.keys.subnets()
+            ),
+            others: others.len() - 1,
+        });
         self.first.replace(Some(listing));
         Ok(hurt)
     }
