@@ -119,9 +119,15 @@ impl Monitor {
         let subscribed = |protocol, groups: &[u32], only| {
             subscribe(protocol, groups, only, RECEIVE_BUFFER).map_err(failed)
         };
-        let (but_misses, all) = (Only::AllBut(RTM_GETNEIGH), Only::AllBut(0));
-        let routing = subscribed(NETLINK_ROUTE, &ROUTING_GROUPS, but_misses)?;
-        let nftables = subscribed(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], all)?;
+        // Ours are known where they are read, too; but with very many peers they are very many, and
+        // each would be a read of its own.
+        let others = Only::Others {
+            but: RTM_GETNEIGH,
+            named: [RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWNEIGH, RTM_DELNEIGH],
+            own: own.0,
+        };
+        let routing = subscribed(NETLINK_ROUTE, &ROUTING_GROUPS, others)?;
+        let nftables = subscribed(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], Only::All)?;
         Ok(Monitor {
             bell: Bell::of([&routing, &nftables]).map_err(failed)?,
             routing,

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::libc::{self, BPF_ABS, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET};
+use nix::libc::{self, BPF_ABS, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::socket::{Answer, split};
@@ -15,13 +15,23 @@ pub(crate) const RTNLGRP_NEIGH: u32 = 3;
 /// The kernel asks user space, which changes nothing.
 pub(crate) const RTM_GETNEIGH: u16 = 30;
 
-/// Which kinds of messages a subscription hears.
+/// Which messages a subscription hears.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Only {
-    /// This one.
+    /// All.
+    All,
+    /// Those of this type.
     Of(u16),
-    /// All but this one.
-    AllBut(u16),
+    /// All but those of type `but`; of the types in `named` only what another socket than `own` has
+    /// caused.
+    Others {
+        /// Never heard.
+        but: u16,
+        /// Messages of these name the socket that caused them.
+        named: [u16; 4],
+        /// That socket's number.
+        own: u32,
+    },
 }
 
 /// A socket that hears `groups`, of what is said there `only` some, and keeps `bytes` of it.
@@ -54,23 +64,39 @@ fn receive_buffer(socket: &netlink_sys::Socket, bytes: usize) {
 
 /// Has the kernel drop other messages before they take room in the socket.
 fn hear(socket: &netlink_sys::Socket, only: Only) -> nix::Result<()> {
-    let (kind, same, other) = match only {
-        Only::Of(kind) => (kind, u32::MAX, 0),
-        Only::AllBut(kind) => (kind, 0, u32::MAX),
-    };
     let step = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
         jt,
         jf,
         k,
     };
-    let mut program = [
-        // The type is at the fifth byte of the header, and is loaded as the network's order.
+    let jump = |k, then, or| step(BPF_JMP | BPF_JEQ | BPF_K, then, or, k);
+    // Type and port are at the fifth and the thirteenth byte of the header, and are loaded as the
+    // network's order.
+    let (load_type, load_port) = (
         step(BPF_LD | BPF_H | BPF_ABS, 0, 0, 4),
-        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, u16::from_be(kind).into()),
-        step(BPF_RET | BPF_K, 0, 0, same),
-        step(BPF_RET | BPF_K, 0, 0, other),
-    ];
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, 12),
+    );
+    let is_type = |kind, then, or| jump(u16::from_be(kind).into(), then, or);
+    let hear = step(BPF_RET | BPF_K, 0, 0, u32::MAX);
+    let pass = step(BPF_RET | BPF_K, 0, 0, 0);
+    let mut program = match only {
+        Only::All => return Ok(()),
+        Only::Of(kind) => vec![load_type, is_type(kind, 0, 1), hear, pass],
+        Only::Others { but, named, own } => vec![
+            load_type,
+            is_type(but, 8, 0),
+            is_type(named[0], 4, 0),
+            is_type(named[1], 3, 0),
+            is_type(named[2], 2, 0),
+            is_type(named[3], 1, 0),
+            hear,
+            load_port,
+            jump(u32::from_be(own), 1, 0),
+            hear,
+            pass,
+        ],
+    };
     let program = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),

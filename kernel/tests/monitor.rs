@@ -160,3 +160,36 @@ fn a_storm_that_overruns_the_subscription_is_reported_as_lost() {
         until(&mut monitor, "loss", |change| *change == Change::Lost).await;
     });
 }
+
+#[test]
+fn a_storm_of_our_own_changes_takes_no_room_in_the_subscription() {
+    with_a_monitor(async |mut monitor, mut routing| {
+        run("ip link add br0 type bridge");
+        run("ip link set br0 up");
+        let link = kernel::link::by_name(&mut routing, "br0").unwrap();
+        let index = link.unwrap().ifindex;
+        let mac = Mac([2, 0, 0, 0, 0, 2]);
+        // Several times as many as overrun it when they are somebody else's.
+        let address = |n: u16| [10, 1, n.to_be_bytes()[0], n.to_be_bytes()[1]].into();
+        let ours: Vec<_> = (0..20_000)
+            .map(|n| neighbour::replace(index, address(n), mac))
+            .collect();
+        routing.apply_all(&ours).unwrap();
+        run("ip neigh add 10.2.0.1 lladdr 02:00:00:00:00:03 dev br0 nud permanent");
+        let (mut lost, mut ours) = (0, 0);
+        until(&mut monitor, "the other's", |change| match change {
+            Change::Lost => {
+                lost += 1;
+                false
+            }
+            Change::Neighbour { entry, .. } => {
+                let other = entry.ip.to_string() == "10.2.0.1";
+                ours += usize::from(entry.permanent && !other);
+                other
+            }
+            _ => false,
+        })
+        .await;
+        assert_eq!((lost, ours), (0, 0));
+    });
+}
