@@ -55,24 +55,26 @@ impl FromStr for Mac {
 }
 
 fn parse(text: &str) -> Option<Mac> {
-    let (separator, digits) = match text.as_bytes().get(2)? {
-        b':' => (':', 2),
-        b'-' => ('-', 2),
-        _ => ('.', 4),
+    let text = text.as_bytes();
+    let (separator, digits) = match text.get(2)? {
+        b':' => (b':', 2),
+        b'-' => (b'-', 2),
+        _ => (b'.', 4),
     };
     let mut bytes = [0; 6];
     let mut at = 0;
-    for group in text.split(separator) {
-        if group.len() != digits || !group.bytes().all(|b| b.is_ascii_hexdigit()) {
+    for group in text.split(|byte| *byte == separator) {
+        if group.len() != digits {
             return None;
         }
-        for pair in group.as_bytes().chunks(2) {
-            let pair = std::str::from_utf8(pair).ok()?;
-            *bytes.get_mut(at)? = u8::from_str_radix(pair, 16).ok()?;
+        for digit in group {
+            let digit = char::from(*digit).to_digit(16)?;
+            let byte: &mut u8 = bytes.get_mut(at / 2)?;
+            *byte = *byte << 4 | digit as u8;
             at += 1;
         }
     }
-    (at == 6).then_some(Mac(bytes))
+    (at == 12).then_some(Mac(bytes))
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub fn accept<'a>(table: &'a LeaseTable, node: &Node) -> (Vec<(&'a Subnets, &'a 
         .map(|(name, reason)| (name.to_owned(), reason.to_owned()))
         .collect();
     let mut peers = Vec::new();
-    let mut claimed = Claimed::new();
+    let mut claimed: BTreeMap<Family, Claimed<'_>> = BTreeMap::new();
     for (subnets, lease) in table.leases() {
         // Ours, whatever it says: somebody else's word for it must not move our own pods.
         if *subnets == node.subnets {
@@ -45,8 +45,11 @@ pub fn accept<'a>(table: &'a LeaseTable, node: &Node) -> (Vec<(&'a Subnets, &'a 
             continue;
         }
         for (family, net) in subnets.iter() {
-            let (first, last) = (number(net.network()), number(net.broadcast()));
-            claimed.insert((family, first), (last, *subnets));
+            claimed.entry(family).or_default().add(Claim {
+                first: number(net.network()),
+                last: number(net.broadcast()),
+                holder: subnets,
+            });
         }
         peers.push((subnets, lease));
     }
@@ -95,15 +98,58 @@ fn is_a_hosts(ip: IpAddr) -> bool {
     !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast)
 }
 
-/// What the accepted ones cover: family and first address, last address and whose it is. They do
-/// not overlap, so the nearest one below tells all.
-type Claimed = BTreeMap<(Family, u128), (u128, Subnets)>;
+/// What the accepted ones cover in one family. They do not overlap, so the nearest one below an
+/// address tells all.
+#[derive(Default)]
+struct Claimed<'a> {
+    /// Each behind the one before it. Leases come in the order of their IPv4 subnets, and with very
+    /// many of them a sorted map costs many times as much.
+    rising: Vec<Claim<'a>>,
+    /// The others, by first address.
+    others: BTreeMap<u128, Claim<'a>>,
+}
 
-fn overlap(subnets: &Subnets, claimed: &Claimed) -> Option<String> {
+/// The addresses from `first` to `last`.
+struct Claim<'a> {
+    first: u128,
+    last: u128,
+    holder: &'a Subnets,
+}
+
+impl<'a> Claimed<'a> {
+    fn add(&mut self, claim: Claim<'a>) {
+        match self.rising.last() {
+            Some(highest) if claim.first <= highest.last => {
+                self.others.insert(claim.first, claim);
+            }
+            _ => self.rising.push(claim),
+        }
+    }
+
+    /// Who has one of the addresses from `first` to `last`.
+    fn holder(&self, first: u128, last: u128) -> Option<&'a Subnets> {
+        let below = match self.rising.last() {
+            Some(highest) if highest.first > last => {
+                let above = self.rising.partition_point(|claim| claim.first <= last);
+                above.checked_sub(1).map(|at| &self.rising[at])
+            }
+            highest => highest,
+        };
+        let other = self.others.range(..=last).next_back();
+        let nearest = [below, other.map(|(_, claim)| claim)];
+        let nearest = nearest.into_iter().flatten();
+        nearest
+            .filter(|claim| claim.last >= first)
+            .map(|claim| claim.holder)
+            .next()
+    }
+}
+
+fn overlap(subnets: &Subnets, claimed: &BTreeMap<Family, Claimed<'_>>) -> Option<String> {
     subnets.iter().find_map(|(family, net)| {
         let (first, last) = (number(net.network()), number(net.broadcast()));
-        let (_, (end, holder)) = claimed.range((family, 0)..=(family, last)).next_back()?;
-        (*end >= first).then(|| format!("it overlaps {holder}"))
+        let holder = claimed.get(&family)?.holder(first, last)?;
+        Some(format!("it overlaps {holder}"))
     })
 }
 
@@ -182,6 +228,27 @@ mod tests {
         let (peers, skipped) = accepted(&leases);
         assert_eq!(peers, ["10.5.30.0-23", "10.5.32.0-24"]);
         assert_eq!(skipped.len(), 2);
+    }
+
+    #[test]
+    fn what_is_claimed_out_of_order_is_found_as_well() {
+        let leases = [
+            ("10.5.30.0-24&fd00:5:0:30::-64", "192.168.50.30"),
+            ("10.5.31.0-24&fd00:5:0:10::-64", "192.168.50.31"),
+            ("10.5.32.0-24&fd00:5:0:20::-64", "192.168.50.32"),
+            ("10.5.33.0-24&fd00:5:0:10::-60", "192.168.50.33"),
+            ("10.5.34.0-24&fd00:5:0:30:8000::-65", "192.168.50.34"),
+            ("10.5.35.0-24&fd00:5:0:21::-64", "192.168.50.35"),
+            ("10.5.36.0-24&fd00:5:0:40::-64", "192.168.50.36"),
+            ("10.5.37.0-24&fd00:5:0:3f::-64", "192.168.50.37"),
+        ];
+        let (peers, skipped) = accepted(&leases);
+        let kept = [0, 1, 2, 5, 6, 7].map(|at: usize| leases[at].0);
+        assert_eq!(peers, kept);
+        for (at, holder) in [(3, 1), (4, 0)] {
+            let reason = format!("it overlaps {}", leases[holder].0);
+            assert_eq!(skipped[leases[at].0], reason);
+        }
     }
 
     #[test]
