@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::thread;
 
+use kernel::fdb::FdbEntry;
 use kernel::link::Link;
 use kernel::miss::Misses;
 use kernel::monitor::Monitor;
+use kernel::neighbour::Neighbour;
 use kernel::nft;
 use kernel::route::{PROTOCOL_BOOT, Route};
 use kernel::{
@@ -23,6 +26,8 @@ use crate::tables::{DeviceLink, DeviceName, Facts, Hop, Kind, PROTOCOL_TWILL, Ro
 #[derive(Debug)]
 pub(crate) struct Kernel {
     routing: Socket,
+    /// For dumps at the same time as those of `routing`.
+    beside: Socket,
     nftables: nft::Socket,
 }
 
@@ -36,10 +41,12 @@ pub(crate) struct Failure(pub(crate) kernel::Error);
 impl Kernel {
     /// Opens the sockets in the network namespace of the calling thread.
     pub(crate) fn open() -> kernel::Result<Self> {
-        let mut routing = Socket::open()?;
+        let (mut routing, mut beside) = (Socket::open()?, Socket::open()?);
         routing.strict_checks();
+        beside.strict_checks();
         Ok(Self {
             routing,
+            beside,
             nftables: nft::Socket::open()?,
         })
     }
@@ -47,36 +54,49 @@ impl Kernel {
     /// Dumps what decisions are made from. `names` are our devices.
     pub(crate) fn dump(&mut self, names: &[DeviceName]) -> kernel::Result<Facts> {
         let socket = &mut self.routing;
-        let mut facts = Facts {
-            links: link::dump(socket)?,
-            addresses: address::dump(socket, None)?,
-            routes: route::dump(socket, false)?,
-            neighbours: Vec::new(),
-            fdb: Vec::new(),
-            asking: Vec::new(),
-        };
-        facts.routes.extend(route::dump(socket, true)?);
-        let ours: Vec<u32> = facts
-            .links
+        let links = link::dump(socket)?;
+        let ours: Vec<u32> = links
             .iter()
             .filter(|link| link.vxlan.is_some() && names.iter().any(|name| **name == *link.name))
             .map(|link| link.ifindex)
             .collect();
         let raises_misses = |link: &Link| link.vxlan.as_ref().is_some_and(|vxlan| vxlan.l3miss);
-        if facts.links.iter().any(raises_misses) {
+        let mut asking = Vec::new();
+        if links.iter().any(raises_misses) {
             for family in Family::ALL {
-                let asking = solicit::dump(socket, family == Family::V6)?;
-                let asking = asking.into_iter().map(|ifindex| (ifindex, family));
-                facts.asking.extend(asking);
+                let of_family = solicit::dump(socket, family == Family::V6)?;
+                asking.extend(of_family.into_iter().map(|ifindex| (ifindex, family)));
             }
         }
-        if !ours.is_empty() {
-            facts.neighbours = neighbour::dump(socket)?;
-        }
-        for ifindex in ours {
-            facts.fdb.extend(fdb::dump(socket, Some(ifindex))?);
-        }
-        Ok(facts)
+        let beside = &mut self.beside;
+        let (addresses, routes, entries) = thread::scope(|scope| {
+            // With very many peers both halves take their time, and the kernel gives them at once.
+            let other = match ours.is_empty() {
+                true => None,
+                // Where there may be no more threads, this one has to do.
+                false => thread::Builder::new()
+                    .spawn_scoped(scope, || entries_of(beside, &ours))
+                    .ok(),
+            };
+            let addresses = address::dump(socket, None)?;
+            let mut routes = route::dump(socket, false)?;
+            routes.extend(route::dump(socket, true)?);
+            let entries = match other.map(thread::ScopedJoinHandle::join) {
+                Some(Ok(entries)) => entries,
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                None => entries_of(socket, &ours),
+            };
+            Ok::<_, kernel::Error>((addresses, routes, entries?))
+        })?;
+        let (neighbours, fdb) = entries;
+        Ok(Facts {
+            links,
+            addresses,
+            routes,
+            neighbours,
+            fdb,
+            asking,
+        })
     }
 
     /// The route that the kernel would take to an address.
@@ -193,6 +213,22 @@ impl Kernel {
             }
         }
     }
+}
+
+/// What is on these devices.
+fn entries_of(
+    socket: &mut Socket,
+    ours: &[u32],
+) -> kernel::Result<(Vec<Neighbour>, Vec<FdbEntry>)> {
+    if ours.is_empty() {
+        return Ok(Default::default());
+    }
+    let neighbours = neighbour::dump(socket)?;
+    let mut fdb = Vec::new();
+    for ifindex in ours {
+        fdb.extend(fdb::dump(socket, Some(*ifindex))?);
+    }
+    Ok((neighbours, fdb))
 }
 
 /// No router advertisements on our devices. `/proc/sys` may be read-only in a container, and the
