@@ -17,8 +17,8 @@ use super::socket::{Received, Socket};
 
 /// What one receive may bring.
 const SLOT: usize = u16::MAX as usize;
-/// Room for a last one of any size behind a batch of small ones.
-const BUFFER: usize = 2 * SLOT;
+/// What the other side reads and sends in one batch, which is merged in one.
+const BUFFER: usize = 5 * SLOT;
 /// Receives in a batch.
 const MOST_RECEIVES: usize = 64;
 /// The header, the first packet, and what joined it.

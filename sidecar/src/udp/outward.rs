@@ -22,8 +22,9 @@ use super::socket::Socket;
 
 /// The largest packet with the header before it.
 const SLOT: usize = VnetHeader::LENGTH + u16::MAX as usize;
-/// Room for a last packet of any size behind a batch of small ones.
-const BUFFER: usize = 2 * SLOT;
+/// Five pieces of a stream. A piece is 45 datagrams of the usual size and a send takes 44 of them: what
+/// is there together needs one send more than there are pieces, instead of two for each.
+const BUFFER: usize = 5 * SLOT;
 /// Packets in a batch.
 const MOST_PACKETS: usize = 64;
 /// `UDP_MAX_SEGMENTS` of older kernels; newer ones take 128.
