@@ -209,9 +209,14 @@ fn two_paths_to_a_folder_have_one_index() {
         dir: dir.path().join("alias"),
         ..store.clone()
     };
-    for (one, another) in [(&store, &alias), (&alias, &store)] {
-        reserve(one, "10.1.2.3", &OWNER);
-        another.release(&OWNER).unwrap();
+    let paths = [(&store, &alias), (&alias, &store)];
+    for ((one, another), container_id) in paths.into_iter().zip(["abc", "def"]) {
+        let owner = Owner {
+            container_id,
+            ..OWNER
+        };
+        reserve(one, "10.1.2.3", &owner);
+        another.release(&owner).unwrap();
         assert_eq!(store.addresses().unwrap(), [] as [IpAddr; 0]);
     }
 }
