@@ -67,7 +67,7 @@ pub fn forget_udp(flows: &[UdpTo]) -> Result<usize> {
 }
 
 /// The tuples, as attributes that a delete takes.
-fn dump(raw: &mut Raw, v6: bool, flows: &[UdpTo]) -> Result<Vec<ConntrackAttribute>> {
+pub(crate) fn dump(raw: &mut Raw, v6: bool, flows: &[UdpTo]) -> Result<Vec<ConntrackAttribute>> {
     let mut compared = FILTER_PROTO_NUM;
     let mut protocol = vec![DefaultNla::new(CTA_PROTO_NUM, vec![IPPROTO_UDP])];
     if let [only] = flows {

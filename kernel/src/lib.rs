@@ -27,6 +27,8 @@ pub mod error;
 pub mod fdb;
 pub mod feature;
 pub mod file;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod ifb;
 pub mod ipip;
 pub mod leaving;

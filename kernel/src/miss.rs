@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use crate::error::{Error, Result};
 use crate::mac::Mac;
 use crate::neighbour::address_of;
-use crate::socket::decode;
+use crate::socket::{Answer, decode};
 use crate::subscription::{Only, RTM_GETNEIGH, RTNLGRP_NEIGH, messages, subscribe};
 
 /// Some hundred questions.
@@ -87,10 +87,7 @@ impl Misses {
             self.buffer.reserve(READ);
             let Err(error) = self.socket.get_ref().recv(&mut self.buffer, 0) else {
                 messages(&self.buffer)
-                    .filter_map(|message| match decode(message.bytes) {
-                        Ok(M::GetNeighbour(message)) => parse(&message),
-                        _ => None,
-                    })
+                    .filter_map(|message| asked(&message))
                     .for_each(&mut take);
                 continue;
             };
@@ -107,6 +104,14 @@ impl Misses {
 
 fn failed_to_read(error: io::Error) -> Error {
     Error::io("read the kernel's misses", error)
+}
+
+/// What a notification asks for, if it asks.
+pub(crate) fn asked(message: &Answer<'_>) -> Option<Miss> {
+    match decode(message.bytes) {
+        Ok(M::GetNeighbour(message)) => parse(&message),
+        _ => None,
+    }
 }
 
 fn parse(message: &NeighbourMessage) -> Option<Miss> {

@@ -236,7 +236,7 @@ fn read_all(
     }
 }
 
-fn routing_change(message: &Answer<'_>, own: u32) -> Option<Change> {
+pub(crate) fn routing_change(message: &Answer<'_>, own: u32) -> Option<Change> {
     if message.port == own && (RTM_NEWROUTE..=RTM_DELNEIGH).contains(&message.kind) {
         return None;
     }
@@ -281,7 +281,7 @@ fn neighbour_change(message: &[u8], gone: bool) -> Option<Change> {
     }
 }
 
-fn nftables_change(message: &Answer<'_>, own: u32) -> Option<Change> {
+pub(crate) fn nftables_change(message: &Answer<'_>, own: u32) -> Option<Change> {
     let [kind, subsystem] = message.kind.to_ne_bytes();
     // A generation comes behind every transaction, and names nothing.
     if message.port == own || subsystem != NFNL_SUBSYS_NFTABLES || kind == NFT_MSG_NEWGEN {

@@ -66,7 +66,7 @@ impl Request {
 /// A netlink socket of the routing family (links, addresses, routes, neighbours).
 #[derive(Debug)]
 pub struct Socket {
-    raw: Raw,
+    pub(crate) raw: Raw,
 }
 
 impl Socket {
@@ -204,7 +204,7 @@ pub(crate) struct Raw {
 pub(crate) struct Answer<'a> {
     pub(crate) kind: u16,
     flags: u16,
-    sequence: u32,
+    pub(crate) sequence: u32,
     /// The socket that asked for it; 0 for what the kernel does by itself.
     #[cfg_attr(
         not(feature = "monitor"),
@@ -231,6 +231,16 @@ impl Raw {
             sequence: 0,
             buffer: Vec::new(),
         })
+    }
+
+    /// Over a socket that somebody else answers than the kernel.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn over(socket: netlink_sys::Socket) -> Raw {
+        Raw {
+            socket,
+            sequence: 0,
+            buffer: Vec::new(),
+        }
     }
 
     /// The number by which the kernel knows this socket in notifications. It gets one with its

@@ -84,8 +84,8 @@ pub enum Change {
 /// A socket of the family `wireguard`.
 #[derive(Debug)]
 pub struct Socket {
-    raw: Raw,
-    family: u16,
+    pub(crate) raw: Raw,
+    pub(crate) family: u16,
 }
 
 impl Socket {

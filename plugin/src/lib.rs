@@ -35,7 +35,7 @@ mod del;
 mod delegate;
 mod error;
 mod file_path;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod gc;
 mod host_local;

@@ -32,12 +32,16 @@ pub(crate) fn nat_in_use() -> impl Iterator<Item = [&'static str; 2]> {
 /// `iptables -t nat -S CHAIN`: the rules of a chain, in their words; none of one that is not there.
 pub(crate) fn rules(programs: &[&str], chain: &str) -> Result<Vec<Vec<String>>, Error> {
     let listed = run(programs, &["-S", chain])?;
-    let listed = String::from_utf8_lossy(&listed.stdout);
-    Ok(listed
+    Ok(appended(&String::from_utf8_lossy(&listed.stdout)))
+}
+
+/// The rules of a listing, which names the chain and its counters, too.
+fn appended(listed: &str) -> Vec<Vec<String>> {
+    listed
         .lines()
         .map(unquote)
         .filter(|words| words.first().is_some_and(|word| word == "-A"))
-        .collect())
+        .collect()
 }
 
 /// The word behind an option of a rule.
@@ -123,6 +127,25 @@ fn unquote(line: &str) -> Vec<String> {
     }
     words.extend(word);
     words
+}
+
+/// A target of the fuzzer's: what `iptables -S` or `iptables-save` says.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    for rule in appended(&String::from_utf8_lossy(bytes)) {
+        let _ = option(&rule, "-j");
+        // As iptables writes them: in quotes, with a backslash before quotes and backslashes.
+        let escaped = |word: &String| word.replace('\\', r"\\").replace('"', r#"\""#);
+        let quoted: Vec<_> = rule
+            .iter()
+            .map(|word| format!("\"{}\"", escaped(word)))
+            .collect();
+        assert_eq!(
+            unquote(&quoted.join(" ")),
+            rule,
+            "a rule is deleted by the words it is listed in"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -1,31 +1,31 @@
-//! The fuzz targets: every parser of this crate, fed with any bytes. Only in tests and with the
-//! feature `fuzz`.
+//! The fuzz targets: every parser of this crate, fed with any bytes. Only with the feature `fuzz`.
 //!
 //! A target must neither panic nor overflow the stack, and holds what comes out to what the rest of
 //! the crate relies on. Targets do not touch the kernel and write only below the temporary folder.
 //! Those of a room whose parsers are its own are in that room (`fuzz.rs` there).
 //!
-//! `./dev fuzz` runs them under libFuzzer (`cni-test-harness/src/bin/fuzz.rs`); the tests run the
-//! inputs in `sidecar/fuzz/<target>/`.
+//! `./dev fuzz` runs them under libFuzzer (`cni-test-harness/src/bin/fuzz.rs`); the test beside that
+//! (`cni-test-harness/tests/corpora.rs`) runs the inputs in `sidecar/fuzz/<target>/`.
 
 use std::path::PathBuf;
 
-use crate::flags;
 use crate::lease::Lease;
 use crate::net_conf::NetConf;
 use crate::persist::StateFile;
 use crate::store::{etcd, kube};
 use crate::subnet_env::previous_subnets;
 use crate::subnets::Subnets;
-use crate::udp;
+use crate::{backend, flags, udp};
 
 /// A target takes any bytes; it fails by panicking.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of the folder with its inputs.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("backend-data", backend::fuzz::data),
     ("etcd-answer", etcd::fuzz::answer),
     ("etcd-entry", etcd::fuzz::entry),
+    ("extension-told", backend::fuzz::told),
     ("flags", flags),
     ("kube-node", kube::fuzz::node),
     ("kubeconfig", kube::fuzz::kubeconfig),
@@ -119,63 +119,5 @@ impl Dir {
 impl Drop for Dir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::fs;
-    use std::path::Path;
-
-    use super::*;
-
-    const INPUTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz");
-
-    #[test]
-    fn every_input_of_the_corpora_is_taken() {
-        for (name, target) in TARGETS {
-            let dir = Path::new(INPUTS).join(name);
-            let inputs = fs::read_dir(&dir).expect("every target has a folder of inputs");
-            let mut inputs: Vec<_> = inputs.map(|entry| entry.unwrap().path()).collect();
-            inputs.sort();
-            assert!(!inputs.is_empty(), "{} is empty", dir.display());
-            for path in inputs {
-                let bytes = fs::read(&path).unwrap();
-                // The name comes out with the panic's own words.
-                println!("{}", path.display());
-                target(&bytes);
-            }
-        }
-    }
-
-    #[test]
-    fn every_folder_of_inputs_has_a_target() {
-        let folders = fs::read_dir(INPUTS).unwrap().map(|entry| entry.unwrap());
-        let folders: BTreeSet<_> = (folders.filter(|entry| entry.path().is_dir()))
-            .map(|entry| entry.file_name().into_string().unwrap())
-            .collect();
-        let targets: BTreeSet<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
-        assert_eq!(folders, targets);
-    }
-
-    /// What a mutator does not find in minutes: documents far larger and deeper than real ones.
-    #[test]
-    fn depth_and_size_end_in_an_answer() {
-        let deep = |open: &str, close: &str| {
-            let inside = [open.repeat(10_000), close.repeat(10_000)].concat();
-            format!(r#"{{"Network":"10.0.0.0/8","Backend":{inside}}}"#)
-        };
-        let yaml = "- ".repeat(10_000);
-        let number = format!(
-            r#"{{"Network":"10.0.0.0/8","SubnetLen":{}}}"#,
-            "9".repeat(100_000)
-        );
-        let long = format!(r#"{{"Network":"{}"}}"#, "1".repeat(1 << 20));
-        for text in [deep("[", "]"), deep("{\"a\":", "}"), yaml, number, long] {
-            for (_, target) in TARGETS {
-                target(text.as_bytes());
-            }
-        }
     }
 }

@@ -36,7 +36,7 @@ pub mod diff;
 mod due;
 pub mod family;
 pub mod flags;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod health;
 mod keeper;

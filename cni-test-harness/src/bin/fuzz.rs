@@ -1,8 +1,8 @@
-//! Runs one fuzz target of twill's or twilld's under libFuzzer: what `./dev fuzz` builds and starts.
+//! Runs one fuzz target of a crate's under libFuzzer: what `./dev fuzz` builds and starts.
 //!
 //! Which one is in the environment, `FUZZ_TARGET`, for the arguments are libFuzzer's. Without it,
 //! every target is named with the folder of its inputs, a line each. What the targets are, and what
-//! they hold, stands in the two crates (`fuzz`).
+//! they hold, stands in the crates (`fuzz`).
 #![no_main]
 
 use std::sync::OnceLock;
@@ -21,6 +21,7 @@ fuzz_target!(init: choose(), |bytes: &[u8]| {
 
 fn choose() {
     let crates = [
+        ("kernel", kernel::fuzz::TARGETS),
         ("plugin", twill::fuzz::TARGETS),
         ("sidecar", twilld::fuzz::TARGETS),
     ];

@@ -34,7 +34,7 @@ const NFT_TABLE_DORMANT: u32 = 1;
 /// A netlink socket for nftables, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Socket {
-    pub(super) raw: Raw,
+    pub(crate) raw: Raw,
 }
 
 #[cfg(feature = "monitor")]

@@ -1,7 +1,9 @@
 //! Targets for files that anything may have happened to: reservations, scratch files, backups, the
 //! operator's list of settings. They are written to a folder and read by the code that reads them.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::is_reported;
@@ -96,6 +98,41 @@ pub(super) fn reservations(bytes: &[u8]) {
         ipam::reserve(&store, &config, &owner, Again::Refuse)
             .unwrap_or_else(|error| panic!("{pod}: {error}"));
     }
+}
+
+/// What the index lists for an owner who holds .2, and for one who holds nothing: a byte 1 between
+/// the two. It is a hint: a wrong one releases nobody else's address, and no file beside them.
+pub(super) fn owner_index(bytes: &[u8]) {
+    let dir = Dir::new();
+    let store = Store::indexed_within(&dir.0, NETWORK);
+    let theirs = Owner {
+        container_id: "theirs",
+        ..OURS
+    };
+    for owner in [&OURS, &theirs] {
+        ipam::reserve(&store, &range(), owner, Again::Same).expect("a free range");
+    }
+    let beside = dir.file("beside", b"ours\r\neth0");
+    fs::remove_dir_all(dir.0.join(".links")).expect("the index");
+    let mut listed = bytes.split(|byte| *byte == 1);
+    for owner in [&OURS, &theirs] {
+        let listed = OsStr::from_bytes(listed.next().unwrap_or_default());
+        // Targets that this file system does not take are none.
+        if store.mislead(owner, listed).is_err() {
+            return;
+        }
+    }
+    let holders = holders(&store);
+    let (_, his) = &holders[1];
+    let _ = store.surely_held(&OURS);
+    let _ = store.surely_holds_nothing(&OURS);
+    assert!(store.holds_any(&OURS).expect("a look"), "{listed:?}");
+    store.release(&OURS).expect("a release");
+    assert!(beside.exists());
+    assert_eq!(store.holder_of(holders[1].0).as_ref(), Some(his));
+    store.release_others(|_| false).expect("a collection");
+    assert!(beside.exists());
+    assert_eq!(self::holders(&store), []);
 }
 
 fn file_name(name: &[u8]) -> Option<&str> {

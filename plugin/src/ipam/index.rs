@@ -145,6 +145,12 @@ impl Index<'_> {
         names.map(str::to_owned).collect()
     }
 
+    /// A link whose target may be anything.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn plant(&self, owner: &Owner<'_>, listed: &std::ffi::OsStr) -> io::Result<()> {
+        symlink(listed, self.link(owner.container_id, owner.ifname))
+    }
+
     fn link_of(&self, held: &Held) -> PathBuf {
         match held {
             Held::By(id, ifname) => self.link(id, ifname),

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub(crate) use allocator::candidates;
 use boot::Boot;
 pub(crate) use owner::{Held, Owner};

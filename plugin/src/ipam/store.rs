@@ -50,12 +50,21 @@ impl Store {
     }
 
     /// The same with its index beside the folder, so that nothing outside is touched.
-    #[cfg(any(test, feature = "fuzz"))]
+    #[cfg(feature = "fuzz")]
     pub(crate) fn indexed_within(data_dir: &Path, network: &str) -> Store {
         Store {
             dir: data_dir.join(network),
             indexes: data_dir.join(".links"),
         }
+    }
+
+    /// Puts bytes where the index lists the owner's files, and says that the index is whole.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn mislead(&self, owner: &Owner<'_>, listed: &std::ffi::OsStr) -> io::Result<()> {
+        fs::create_dir_all(&self.links)?;
+        self.index().plant(owner, listed)?;
+        self.index().seal();
+        Ok(())
     }
 
     fn index(&self) -> Index<'_> {

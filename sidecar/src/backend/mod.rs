@@ -6,6 +6,8 @@
 //! lease is taken) and `carrier` (while it is held).
 
 pub mod extension;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod host_gw;
 mod identity;
 pub mod ipip;

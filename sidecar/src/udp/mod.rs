@@ -32,7 +32,7 @@ mod counters;
 pub(crate) mod cut;
 pub mod device;
 mod drops;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 pub(crate) mod icmp;
 mod inward;

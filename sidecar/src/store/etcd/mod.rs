@@ -15,7 +15,7 @@ mod client;
 mod config;
 mod connection;
 mod error;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod keys;
 mod listing;

@@ -5,7 +5,7 @@
 //! running program. Secrets are never printed: nothing here shows more than paths.
 
 mod kubeconfig;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub(super) use kubeconfig::is_read as kubeconfig_is_read;
 
 use std::net::IpAddr;

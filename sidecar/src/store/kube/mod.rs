@@ -14,7 +14,7 @@ mod access;
 mod annotations;
 mod client;
 mod follow;
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod identity;
 mod moving;

@@ -62,7 +62,7 @@ struct User {
 }
 
 /// Whether the bytes are a kubeconfig, as far as that can be said without what it names.
-#[cfg(any(test, feature = "fuzz"))]
+#[cfg(feature = "fuzz")]
 pub(in crate::store::kube) fn is_read(bytes: &[u8]) -> bool {
     let file: Result<Kubeconfig, _> = serde_norway::from_slice(bytes);
     file.is_ok_and(|file| pick(file.contexts, &file.current_context, "context").is_ok())
