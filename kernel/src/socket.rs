@@ -29,6 +29,9 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// How often a dump that others disturbed is repeated.
 const DUMP_TRIES: usize = 8;
 
+/// Rules, sets and elements of nftables (`NFT_MSG_NEWRULE`, …), whose bytes are read here: the
+/// crate's types take the lengths within them for granted, and panic where they lie.
+const READ_BY_BYTES: [u16; 3] = [0x0a06, 0x0a09, 0x0a0c];
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -405,7 +408,8 @@ impl Raw {
         self.dump_answers(payload, describe, keep)
     }
 
-    fn dump_answers<Q, T>(
+    /// The same for `keep` that reads the answers' bytes itself.
+    pub(crate) fn dump_answers<Q, T>(
         &mut self,
         payload: &Q,
         describe: impl Fn() -> String,
@@ -571,6 +575,11 @@ fn text_attribute(mut attributes: &[u8], wanted: u16) -> Option<String> {
 }
 
 pub(crate) fn decode<I: NetlinkDeserializable>(bytes: &[u8]) -> std::result::Result<I, Failure> {
+    let kind = bytes.get(..HEADER).map(|header| u16_at(header, 4));
+    if kind.is_some_and(|kind| READ_BY_BYTES.contains(&kind)) {
+        let reason = "a rule, a set or an element came instead of an object";
+        return Err(Failure::Decode(reason.to_owned()));
+    }
     let message = NetlinkMessage::<I>::deserialize(bytes)
         .map_err(|error| Failure::Decode(error.to_string()))?;
     match message.payload {

@@ -17,8 +17,15 @@ use super::socket::{
     words,
 };
 use super::table::{Family, Table};
+use crate::attribute::{all, find};
 use crate::error::Result;
 
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_SET_ELEM_USERDATA: u16 = 6;
+const NFTA_DATA_VALUE: u16 = 1;
 const NFNL_MSG_BATCH_BEGIN: u8 = 16;
 const NFNL_BATCH_GENID: u16 = 1;
 /// nft packs the types of a concatenation into one number, six bits each.
@@ -108,19 +115,12 @@ impl Socket {
             ],
         });
         let describe = || format!("{} set {set}", words("read", family, table));
-        let found = self.dump_objects(family, query, &describe, |answer| match answer {
-            NfTablesMessage::NewSetElement(message) => Some(message.attributes),
-            _ => None,
+        let lists = self.dump_bytes(family, query, &describe, |message| {
+            let list = find(message, NFTA_SET_ELEM_LIST_ELEMENTS)?;
+            let elements = all(list).filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
+            Some(elements.filter_map(|(_, e)| parse(e)).collect::<Vec<_>>())
         })?;
-        let lists = found.into_iter().flatten().filter_map(|list| match list {
-            SetElementList::Elements(elements) => Some(elements),
-            _ => None,
-        });
-        let elements = lists.flatten().filter_map(|element| match element {
-            ListAttribute::Element(attributes) => parse(&attributes),
-            _ => None,
-        });
-        Ok(elements.collect())
+        Ok(lists.concat())
     }
 
     /// Removes and adds elements, all or nothing.
@@ -219,27 +219,18 @@ fn attributes_of(element: &Element) -> ListAttribute<SetElementAttribute> {
     keyed(&element.key, attributes)
 }
 
-fn parse(attributes: &[SetElementAttribute]) -> Option<Element> {
-    let mut element = Element {
-        key: Value::new(),
-        data: Value::new(),
-        comment: String::new(),
+fn parse(element: &[u8]) -> Option<Element> {
+    let value = |kind| {
+        let data = find(element, kind)?;
+        Some(Value(find(data, NFTA_DATA_VALUE)?.to_vec()))
     };
-    for attribute in attributes {
-        match attribute {
-            SetElementAttribute::Key(DataAttribute::Value(bytes)) => {
-                element.key = Value(bytes.clone());
-            }
-            SetElementAttribute::Data(DataAttribute::Value(bytes)) => {
-                element.data = Value(bytes.clone());
-            }
-            SetElementAttribute::UserData(bytes) => {
-                element.comment = comment_of(bytes).unwrap_or_default();
-            }
-            _ => {}
-        }
-    }
-    (element.key != Value::new()).then_some(element)
+    let comment = find(element, NFTA_SET_ELEM_USERDATA).and_then(comment_of);
+    let key = value(NFTA_SET_ELEM_KEY)?;
+    (key != Value::new()).then(|| Element {
+        key,
+        data: value(NFTA_SET_ELEM_DATA).unwrap_or_else(Value::new),
+        comment: comment.unwrap_or_default(),
+    })
 }
 
 fn new_set(table: &Table, set: &Set, id: u32) -> (NfTablesMessage, u16) {

@@ -2,18 +2,28 @@
 //! by one: their tables are not ours to replace.
 
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, ExpressionAttribute, Expressions, Immediate,
-    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, VerdictAttribute,
+    ChainAttribute, ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage,
 };
 use nix::errno::Errno;
 
-use super::socket::{Socket, chain_of, comment_of, message, words};
+use super::socket::{
+    NFTA_RULE_CHAIN, NFTA_RULE_TABLE, NFTA_RULE_USERDATA, Socket, chain_of, comment_of, message,
+    text_of, words,
+};
 use super::table::Family;
+use crate::attribute::{all, find};
 use crate::error::{Result, unless};
 use crate::socket::Failure;
 
 /// The forward hook's number (`NF_INET_FORWARD`).
 const NF_INET_FORWARD: u32 = 2;
+const NFTA_RULE_HANDLE: u16 = 3;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CHAIN: u16 = 2;
 
 /// A rule of somebody else's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,10 +90,7 @@ impl Socket {
         attributes.extend(chain.map(|chain| RuleAttribute::Chain(chain.to_owned())));
         let query = NfTablesMessage::GetRule(RuleMessage { attributes });
         let describe = || words("read", family, table);
-        self.dump_objects(family, query, &describe, |answer| match answer {
-            NfTablesMessage::NewRule(rule) => parse(&rule, table),
-            _ => None,
-        })
+        self.dump_bytes(family, query, &describe, |rule| parse(rule, table))
     }
 
     /// `nft delete rule` for each, then `nft flush chain` for each chain, then `nft delete chain`,
@@ -126,42 +133,28 @@ impl Socket {
     }
 }
 
-fn parse(rule: &RuleMessage, wanted: &str) -> Option<ForeignRule> {
-    let (mut table, mut chain, mut handle) = (None, None, None);
-    let (mut comment, mut target) = (String::new(), None);
-    for attribute in &rule.attributes {
-        match attribute {
-            RuleAttribute::Table(name) => table = Some(name),
-            RuleAttribute::Chain(name) => chain = Some(name.clone()),
-            RuleAttribute::Handle(number) => handle = Some(*number),
-            RuleAttribute::UserData(bytes) => comment = comment_of(bytes).unwrap_or_default(),
-            RuleAttribute::Expressions(list) => target = list.iter().find_map(jumps_to),
-            _ => {}
-        }
+fn parse(rule: &[u8], wanted: &str) -> Option<ForeignRule> {
+    let text = |kind| find(rule, kind).map(text_of);
+    if text(NFTA_RULE_TABLE)? != wanted {
+        return None;
     }
-    table.filter(|name| *name == wanted)?;
+    let handle = find(rule, NFTA_RULE_HANDLE)?.try_into().ok()?;
+    let comment = find(rule, NFTA_RULE_USERDATA).and_then(comment_of);
+    let expressions = find(rule, NFTA_RULE_EXPRESSIONS).unwrap_or_default();
     Some(ForeignRule {
-        chain: chain?,
-        handle: handle?,
-        comment,
-        target,
+        chain: text(NFTA_RULE_CHAIN)?,
+        handle: u64::from_be_bytes(handle),
+        comment: comment.unwrap_or_default(),
+        target: all(expressions).find_map(|(_, expression)| jumps_to(expression)),
     })
 }
 
-fn jumps_to(expression: &ListAttribute<ExpressionAttribute>) -> Option<String> {
-    let ListAttribute::Element(attributes) = expression else {
+/// The chain that an expression (`immediate`, with a verdict) jumps or goes to.
+fn jumps_to(expression: &[u8]) -> Option<String> {
+    if text_of(find(expression, NFTA_EXPR_NAME)?) != "immediate" {
         return None;
-    };
-    let loads = attributes.iter().find_map(|attribute| match attribute {
-        ExpressionAttribute::Data(Expressions::Immediate(loads)) => Some(loads),
-        _ => None,
-    })?;
-    let verdict = loads.iter().find_map(|load| match load {
-        Immediate::Data(DataAttribute::Verdict(verdict)) => Some(verdict),
-        _ => None,
-    })?;
-    verdict.iter().find_map(|attribute| match attribute {
-        VerdictAttribute::Chain(name) => Some(name.clone()),
-        _ => None,
-    })
+    }
+    let loads = find(expression, NFTA_EXPR_DATA)?;
+    let verdict = find(find(loads, NFTA_IMMEDIATE_DATA)?, NFTA_DATA_VERDICT)?;
+    find(verdict, NFTA_VERDICT_CHAIN).map(text_of)
 }

@@ -1,8 +1,6 @@
 //! Writing a table in one transaction, and reading back what is there.
 
-use netlink_packet_core::{
-    DecodeError, NLM_F_APPEND, NLM_F_CREATE, NetlinkDeserializable, NetlinkHeader,
-};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute,
     TableFlags, TableMessage,
@@ -18,15 +16,15 @@ use super::expression::Rule;
 use super::table::{Chain, Family, Table};
 use crate::attribute::find;
 use crate::error::Result;
-use crate::socket::{Failure, Raw};
+use crate::socket::{Failure, HEADER, Raw};
 
 /// The subsystem a batch belongs to (`NFNL_SUBSYS_NFTABLES`), in the header of its ends.
 pub(super) const NFTABLES: u16 = 10;
 const NFNETLINK_V0: u8 = 0;
 const NETFILTER_HEADER: usize = 4;
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_USERDATA: u16 = 7;
+pub(super) const NFTA_RULE_TABLE: u16 = 1;
+pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_RULE_USERDATA: u16 = 7;
 const NFT_RULE_COMMENT: u8 = 0;
 const NF_ACCEPT: u32 = 1;
 const NFT_TABLE_DORMANT: u32 = 1;
@@ -170,14 +168,30 @@ impl Socket {
         let only_here = RuleMessage {
             attributes: vec![RuleAttribute::Table(table.to_owned())],
         };
-        let query = message(family.protocol(), NfTablesMessage::GetRule(only_here));
         let describe = || words("read", family, table);
-        let result = self.raw.dump(&query, describe, |rule: Undecoded| {
-            let text = |kind| find(&rule.attributes, kind).map(text_of);
-            let ours = rule.family == u8::from(family.protocol())
-                && text(NFTA_RULE_TABLE).is_some_and(|name| name == table);
-            let comment = find(&rule.attributes, NFTA_RULE_USERDATA).and_then(comment_of);
+        let query = NfTablesMessage::GetRule(only_here);
+        self.dump_bytes(family, query, &describe, |rule| {
+            let text = |kind| find(rule, kind).map(text_of);
+            let ours = text(NFTA_RULE_TABLE).is_some_and(|name| name == table);
+            let comment = find(rule, NFTA_RULE_USERDATA).and_then(comment_of);
             ours.then_some((text(NFTA_RULE_CHAIN)?, comment.unwrap_or_default()))
+        })
+    }
+
+    /// Like [`Socket::dump_objects`] for `keep` that reads the attributes' bytes itself.
+    pub(super) fn dump_bytes<T>(
+        &mut self,
+        family: Family,
+        query: NfTablesMessage,
+        describe: &dyn Fn() -> String,
+        mut keep: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let query = message(family.protocol(), query);
+        let result = self.raw.dump_answers(&query, describe, |answer| {
+            let body = &answer.bytes[HEADER..];
+            let (header, attributes) = body.split_at_checked(NETFILTER_HEADER)?;
+            let ours = header[0] == u8::from(family.protocol());
+            ours.then(|| keep(attributes)).flatten()
         });
         match result {
             // The table went away between two dumps.
@@ -228,28 +242,8 @@ impl Socket {
     }
 }
 
-/// An answer as it came: the family and the attributes behind the netfilter header.
-struct Undecoded {
-    family: u8,
-    attributes: Vec<u8>,
-}
-
-impl NetlinkDeserializable for Undecoded {
-    type Error = DecodeError;
-
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> std::result::Result<Self, DecodeError> {
-        match payload.split_at_checked(NETFILTER_HEADER) {
-            Some(([family, ..], attributes)) => Ok(Undecoded {
-                family: *family,
-                attributes: attributes.to_vec(),
-            }),
-            _ => Err(DecodeError::from("shorter than a netfilter header")),
-        }
-    }
-}
-
 /// A text attribute without its NUL.
-fn text_of(bytes: &[u8]) -> String {
+pub(super) fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
 }
 

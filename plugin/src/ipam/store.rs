@@ -61,7 +61,7 @@ impl Store {
     /// Puts bytes where the index lists the owner's files, and says that the index is whole.
     #[cfg(feature = "fuzz")]
     pub(crate) fn mislead(&self, owner: &Owner<'_>, listed: &std::ffi::OsStr) -> io::Result<()> {
-        fs::create_dir_all(&self.links)?;
+        fs::create_dir_all(&self.index().links)?;
         self.index().plant(owner, listed)?;
         self.index().seal();
         Ok(())
