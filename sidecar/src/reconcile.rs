@@ -48,8 +48,11 @@ use crate::wanted::{Step, Wanted};
 
 /// How often everything is looked at though nothing seems to have happened.
 const RESYNC: Duration = Duration::from_secs(30);
-/// … but no more than this part of the time is spent on it, and this is seldom enough.
-const RESYNC_SHARE: u32 = 2000;
+/// … but no more than this part of the time is spent on it, for the kernel tells of every change to a
+/// device, address, route, neighbour, forwarding entry and rule, and says when it could not: what is
+/// left for the look are settings, and WireGuard's peers.
+const RESYNC_SHARE: u32 = 5_000;
+/// … and this is seldom enough.
 const RESYNC_LONGEST: Duration = Duration::from_secs(10 * 60);
 /// The first wait after a failure; it doubles up to [`RESYNC`].
 const RETRY: Duration = Duration::from_millis(500);

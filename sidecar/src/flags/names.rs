@@ -149,7 +149,7 @@ pub(super) const FLAGS: &[Spec] = &[
     flag(
         "store-resync",
         Some("DURATION"),
-        "how often that folder is read as a whole (default 30s)",
+        "how often it is looked for what other machines changed in that folder (default 30s)",
     ),
     flag(
         "state-dir",

@@ -11,6 +11,7 @@
 //! far future is a reservation. Everything is written under a temporary name and renamed, so that
 //! readers need no lock.
 
+mod calm;
 mod entry;
 mod lock;
 mod migrate;
@@ -52,8 +53,8 @@ fn failed(op: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
 }
 
 impl FileStore {
-    /// A store in `dir`. Leases taken here live `ttl` from each renewal; the folder is read as a
-    /// whole every `resync`, beside what inotify says at once.
+    /// A store in `dir`. Leases taken here live `ttl` from each renewal; the folder is looked at
+    /// every `resync`, beside what inotify says at once, and its files where that shows a change.
     pub fn new(dir: impl Into<PathBuf>, ttl: Duration, resync: Duration) -> Self {
         Self {
             dir: dir.into(),

@@ -1,5 +1,7 @@
-//! Following the store's folder: inotify says at once which file changed, and a full read at
-//! intervals finds what inotify cannot see (expiry, other machines on a shared disk, lost events).
+//! Following the store's folder: inotify says at once which file changed, and a look at intervals
+//! finds what inotify cannot see (other machines on a shared disk, lost events). Where no name came,
+//! went or was replaced ([`super::calm`]) that is a look at the folder alone; a lease that ends is
+//! looked at when it does.
 //!
 //! A folder that cannot be read gives no event at all: it is tried again, and peers stay.
 
@@ -17,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use super::calm::Calm;
 use super::entry::{self, Entry, Stamp, State};
 use crate::store::{LeaseEvent, Record, StoreError};
 
@@ -28,6 +31,7 @@ pub(super) async fn run(dir: &Path, resync: Duration, events: &mpsc::Sender<Leas
     let mut follower = Follower {
         dir: dir.to_owned(),
         known: BTreeMap::new(),
+        calm: Calm::default(),
         in_sync: false,
         trouble: None,
     };
@@ -64,6 +68,7 @@ fn ensure_folder(dir: &Path) -> Result<(), StoreError> {
 struct Follower {
     dir: PathBuf,
     known: BTreeMap<Box<str>, Known>,
+    calm: Calm,
     /// Whether a snapshot has been sent.
     in_sync: bool,
     trouble: Option<String>,
@@ -88,26 +93,37 @@ impl Follower {
         resync: Duration,
         events: &mpsc::Sender<LeaseEvent>,
     ) -> Result<(), StoreError> {
+        // What happened before there was a watch.
+        let mut whole = true;
         loop {
-            let (changes, read) = self.read_all()?;
-            for event in changes {
-                if events.send(event).await.is_err() {
-                    return Ok(());
+            let (stamp, now) = (Stamp::of(&self.dir).ok(), Instant::now());
+            if self.calm.is_over(stamp, now, resync) || whole {
+                let (changes, read) = self.read_all()?;
+                for event in changes {
+                    if events.send(event).await.is_err() {
+                        return Ok(());
+                    }
                 }
+                read?;
             }
-            read?;
             self.report(None);
-            let resync_at = Instant::now() + resync;
+            let resync_at = now + resync;
             loop {
                 let now = Instant::now();
                 let expiry = now.checked_add(self.until_next_expiry());
-                let next_read = expiry.map_or(resync_at, |expiry| expiry.min(resync_at));
+                let expiry = expiry.filter(|expiry| *expiry <= resync_at);
                 let names = tokio::select! {
                     () = events.closed() => return Ok(()),
-                    () = sleep_until(next_read) => break,
+                    () = sleep_until(expiry.unwrap_or(resync_at)) => {
+                        whole = expiry.is_some();
+                        break;
+                    }
                     changed = watch.changed() => match changed? {
                         Changed::Names(names) => names,
-                        Changed::Unknown => break,
+                        Changed::Unknown => {
+                            whole = true;
+                            break;
+                        }
                     },
                 };
                 let (changes, read) = self.read_these(names);
