@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -22,11 +24,19 @@ struct Alone {
 
 impl Alone {
     fn start(direct_routing: bool) -> Result<Self> {
+        Self::start_with(direct_routing, &[])
+    }
+
+    fn start_with(direct_routing: bool, flags: &[&str]) -> Result<Self> {
         let backend = json!({"Type": "vxlan", "DirectRouting": direct_routing});
         let spec = Spec {
             nodes: 1,
             net_conf: json!({"Network": "10.244.0.0/16", "SubnetMax": "10.244.99.0", "Backend": backend}),
-            twilld_args: vec!["-v=2".to_owned()],
+            twilld_args: [&["-v=2"], flags]
+                .concat()
+                .into_iter()
+                .map(Into::into)
+                .collect(),
             ..Spec::default()
         };
         Ok(Self {
@@ -168,22 +178,33 @@ fn a_storm_of_leases_ends_in_what_the_store_says_last() -> Result<()> {
     })
 }
 
-/// Flannel waits for every operation by itself: with a kernel that takes a fifth of a second for
-/// each, this would take it 84 seconds.
-#[test]
-fn a_slow_kernel_holds_up_a_batch_and_not_every_operation_in_it() -> Result<()> {
-    let strace = skip_unless!(tools::program("strace"));
-    let alone = Alone::start(false)?;
+/// Delays what the daemon's loop sends to the kernel, each time so long.
+fn slow_down(alone: &Alone, each: Duration) -> Result<Daemon> {
     let member = alone.cluster.member(0);
     let pid = member.daemon().context("it runs")?.pid().to_string();
-    let mut command = Command::new(strace);
+    let mut command = Command::new(tools::program("strace")?);
+    // Without -f: this is the first thread alone, which is the loop's.
     command.args(["-p", &pid, "-e", "trace=sendto"]);
-    command.args(["-e", "inject=sendto:delay_enter=200000"]);
+    command.args([
+        "-e",
+        &format!("inject=sendto:delay_enter={}", each.as_micros()),
+    ]);
     let log = member.node().dir().join("strace.log");
     let strace = Daemon::spawn("strace", &mut command, &log)?;
     member.wait_for("strace to be attached", SOON, |_| {
         Ok(fs::read_to_string(&log)?.contains("attached"))
     })?;
+    Ok(strace)
+}
+
+/// Flannel waits for every operation by itself: with a kernel that takes a fifth of a second for
+/// each, this would take it 84 seconds.
+#[test]
+fn a_slow_kernel_holds_up_a_batch_and_not_every_operation_in_it() -> Result<()> {
+    skip_unless!(tools::program("strace"));
+    let alone = Alone::start(false)?;
+    let member = alone.cluster.member(0);
+    let strace = slow_down(&alone, Duration::from_millis(200))?;
     let peers = 100..240;
     for n in peers.clone() {
         alone.put(n, "192.168.50.100", &format!("02:00:00:00:03:{n:02x}"))?;
@@ -191,9 +212,40 @@ fn a_slow_kernel_holds_up_a_batch_and_not_every_operation_in_it() -> Result<()> 
     member.wait_for("all peers", SOON, |_| {
         Ok(alone.routes()?.len() == peers.len())
     })?;
-    let sends = fs::read_to_string(&log)?.matches("(DELAYED)").count();
+    let sends = fs::read_to_string(strace.log_path())?;
+    let sends = sends.matches("(DELAYED)").count();
     strace.kill();
     // Three operations for each peer, and the looks at what is there.
     assert!((1..3 * peers.len() / 4).contains(&sends), "{sends} sends");
     Ok(())
+}
+
+/// Whoever probes a daemon kills one that does not answer for some seconds.
+#[test]
+fn probes_are_answered_while_the_kernel_does_not_answer_the_daemon() -> Result<()> {
+    skip_unless!(tools::program("strace"));
+    let alone = Alone::start_with(false, &["--healthz-ip=127.0.0.1", "--healthz-port=8471"])?;
+    let member = alone.cluster.member(0);
+    // Longer than anybody waits: until strace is gone.
+    let strace = slow_down(&alone, Duration::from_secs(600))?;
+    alone.put(200, "192.168.50.200", "02:00:00:00:00:10")?;
+    member.wait_for("the daemon to wait for the kernel", SOON, |_| {
+        Ok(fs::read_to_string(strace.log_path())?.contains("sendto("))
+    })?;
+    for (path, word) in [("/healthz", "is running"), ("/readyz", "is ready")] {
+        let said = member.node().netns().run(|| probe(path))?;
+        assert!(said.contains("200 OK") && said.contains(word), "{said}");
+    }
+    assert!(alone.routes()?.is_empty(), "the kernel was asked");
+    strace.kill();
+    alone.wait_for_route(200, "10.244.200.0")
+}
+
+fn probe(path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", 8471))?;
+    stream.set_read_timeout(Some(SOON))?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
 }

@@ -1,10 +1,12 @@
 //! `/healthz` and `/readyz`, as flannel's probes ask for them. A port that is taken costs the
 //! probes, not the network.
+//!
+//! They are answered by a thread of their own: the loop waits for the kernel, which may take seconds
+//! where others hold its lock, and whoever gets no answer kills a daemon that is well.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -15,8 +17,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::spawn_local;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{LocalSet, spawn_local};
 use tokio::time::sleep;
 use tracing::{debug, error, info};
 
@@ -29,7 +31,7 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Readiness {
     ready: watch::Sender<bool>,
-    held_back: Rc<RefCell<String>>,
+    held_back: watch::Sender<String>,
 }
 
 impl Readiness {
@@ -45,7 +47,7 @@ impl Readiness {
 
     /// The leases on whose account IPv6 is held back; empty: it is not.
     pub(crate) fn hold_back(&self, leases: &str) {
-        leases.clone_into(&mut self.held_back.borrow_mut());
+        self.held_back.send_replace(leases.to_owned());
     }
 
     /// Returns when it is.
@@ -55,8 +57,26 @@ impl Readiness {
     }
 }
 
+/// Serves until what is returned is dropped, in the network namespace of the calling thread.
+pub(crate) fn start(address: SocketAddr, ready: Readiness) -> io::Result<oneshot::Sender<()>> {
+    let (served, over) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new().name("health".to_owned());
+    thread.spawn(move || {
+        LocalSet::new().block_on(&runtime, async {
+            tokio::select! {
+                () = serve(address, ready) => {}
+                _ = over => {}
+            }
+        });
+    })?;
+    Ok(served)
+}
+
 /// Serves for ever. Must run on a tokio `LocalSet`.
-pub(crate) async fn serve(address: SocketAddr, ready: Readiness) {
+async fn serve(address: SocketAddr, ready: Readiness) {
     let mut told = false;
     let listener = loop {
         match TcpListener::bind(address).await {

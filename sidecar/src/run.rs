@@ -59,9 +59,9 @@ pub async fn run(flags: Flags, shutdown: impl Future<Output = ()>) -> anyhow::Re
 
 async fn serve(flags: Flags) -> anyhow::Result<()> {
     let ready = Readiness::default();
-    if let Some(address) = flags.healthz {
-        spawn_local(health::serve(address, ready.clone()));
-    }
+    let start = |address| health::start(address, ready.clone());
+    let health = flags.healthz.map(start).transpose();
+    let _served_until_the_end = health.context("start a thread that answers probes")?;
     spawn_local(sweep::serve(flags.subnet_file.clone()));
     let subnet_file = SubnetFile::new(flags.subnet_file.clone(), ready.clone());
     match &flags.store {
