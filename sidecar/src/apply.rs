@@ -99,6 +99,12 @@ impl Kernel {
         })
     }
 
+    /// The number of a device, if it is there. What goes wrong is for the next round to tell.
+    pub(crate) fn number_of(&mut self, device: &str) -> Option<u32> {
+        let link = link::by_name(&mut self.routing, device).ok().flatten();
+        link.map(|link| link.ifindex)
+    }
+
     /// The route that the kernel would take to an address.
     pub(crate) fn towards(&mut self, ip: IpAddr) -> kernel::Result<Option<Route>> {
         route::towards(&mut self.routing, ip)

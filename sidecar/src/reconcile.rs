@@ -26,7 +26,7 @@ use crate::budget::Budget;
 use crate::carrier::Carrier;
 use crate::concern::{Concern, Interest};
 use crate::desired::desired;
-use crate::diff::{Plan, diff, without_departures};
+use crate::diff::{Op, Plan, diff, without_departures};
 use crate::due::Due;
 use crate::family::{ByFamily, Family};
 use crate::keeper::Wish as KeeperWish;

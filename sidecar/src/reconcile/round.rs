@@ -80,7 +80,19 @@ impl Reconciler {
             true => self.tell_in_sync(peers),
             false => self.out_of_sync(),
         }
+        self.know_made(&plan);
         (fine, plan.len())
+    }
+
+    /// What was seen was before these changes: of a device that was made the kernel asks at once.
+    fn know_made(&mut self, plan: &Plan) {
+        for op in plan {
+            if let Op::CreateDevice(name, _) = op
+                && let Some(ifindex) = self.kernel.number_of(name)
+            {
+                self.devices.insert(ifindex, name.clone());
+            }
+        }
     }
 
     /// The nftables rules alone, which others change far more often than routes of ours.
