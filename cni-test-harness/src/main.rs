@@ -17,7 +17,7 @@ usage: cni-test-harness demo [--nodes 3] [--pods 2] [--keep]   a cluster on this
        cni-test-harness demo --down                            removes a demo that was kept
        cni-test-harness image [FILE]                           the image of twill, for a container runtime
        cni-test-harness lab list | run NAME | run all         overlays built by hand, explained
-       cni-test-harness bench [--only pods|peers|nodes|tables|data] [--out bench]
+       cni-test-harness bench [--only pods|peers|nodes|tables|demand|data] [--out bench]
                               [--rounds 50] [--at-once-rounds 5] [--pods 100]
                               [--peers 10,1000,5000,10000] [--peer-rounds 3] [--nodes 5000]
                               [--data-rounds 15] [--slice-ms 500]";
@@ -137,6 +137,7 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
     let (mut pods, mut peers) = (bench::Options::default(), bench::peers::Options::default());
     let mut tables = bench::tables::Options::default();
     let mut data = bench::data::Options::default();
+    let mut demand = bench::demand::Options::default();
     let (mut nodes, mut only) = (bench::nodes::Options::default(), None);
     while let Some(arg) = args.next()? {
         match arg {
@@ -160,6 +161,7 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
                 pods.out = args.value()?.into();
                 peers.out.clone_from(&pods.out);
                 tables.out.clone_from(&pods.out);
+                demand.out.clone_from(&pods.out);
                 data.out.clone_from(&pods.out);
                 nodes.out.clone_from(&pods.out);
             }
@@ -176,16 +178,18 @@ fn run_bench(args: &mut lexopt::Parser) -> Result<()> {
             bench::run(&pods, &command)?;
             bench::peers::run(&peers, &command)?;
             bench::tables::run(&tables, &command)?;
+            bench::demand::run(&demand, &command)?;
             bench::data::run(&data, &command)?;
             bench::nodes::run(&nodes, &command)
         }
         Some("pods") => bench::run(&pods, &command),
         Some("peers") => bench::peers::run(&peers, &command),
         Some("tables") => bench::tables::run(&tables, &command),
+        Some("demand") => bench::demand::run(&demand, &command),
         Some("data") => bench::data::run(&data, &command),
         Some("nodes") => bench::nodes::run(&nodes, &command),
         Some(other) => Err(anyhow!(
-            "--only {other}: pods, peers, tables, data or nodes\n{USAGE}"
+            "--only {other}: pods, peers, tables, demand, data or nodes\n{USAGE}"
         )),
     }
 }

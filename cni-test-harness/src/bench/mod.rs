@@ -7,13 +7,14 @@
 //! `candidate` says what is started, `chain` and `scene` how it is configured and among what,
 //! `measure` starts it, `rounds` in which order, `idle` looks at twilld doing nothing,
 //! `report`, `aims` and `picture` write down what came out. `peers` and `nodes` measure twilld
-//! beside flanneld, `tables` its tables, `data` what its backends carry.
+//! beside flanneld, `tables` its tables, `demand` those on demand, `data` what its backends carry.
 
 mod aims;
 mod arrivals;
 mod candidate;
 mod chain;
 pub mod data;
+pub mod demand;
 mod idle;
 mod measure;
 pub mod nodes;
