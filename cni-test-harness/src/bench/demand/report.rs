@@ -91,12 +91,14 @@ mod tests {
             took_ms: 1.0,
             rss_kib: 1024,
         };
-        let mut seen = Seen::default();
-        seen.rows = vec![
-            row("all have entries", 30_000),
-            row("none", 1),
-            row("10", 34),
-        ];
+        let rows = ["all have entries", "none", "10"].into_iter();
+        let mut seen = Seen {
+            rows: rows
+                .zip([30_000, 1, 34])
+                .map(|(what, n)| row(what, n))
+                .collect(),
+            ..Seen::default()
+        };
         seen.scan.most = 1025;
         seen.scan.repaired.push(99.0);
         let verdicts = |seen: &Seen| {
