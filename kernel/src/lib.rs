@@ -11,7 +11,7 @@
 //!
 //! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`device`],
 //! [`veth`], [`bridge`], [`vlan`], [`vxlan`], [`ipip`], [`ifb`], [`address`], [`route`], [`neighbour`],
-//! [`fdb`], [`solicit`], [`tc`]), [`netns`], [`feature`], [`file`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon,
+//! [`fdb`], [`solicit`], [`tc`]), [`netns`], [`feature`], [`mod@file`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon,
 //! `monitor`, `miss` and `wireguard`.
 //!
 //! Nothing here decides what should exist: callers say it, as plain values. Every operation is
