@@ -11,8 +11,8 @@
 //!
 //! Rooms: [`socket`] (batches, dumps, deadlines), one file per kernel object ([`link`], [`device`],
 //! [`veth`], [`bridge`], [`vlan`], [`vxlan`], [`ipip`], [`ifb`], [`address`], [`route`], [`neighbour`],
-//! [`fdb`], [`solicit`], [`tc`]), [`netns`], [`feature`], [`mod@file`], [`sysctl`], [`nft`], [`conntrack`], and, for the daemon,
-//! `monitor`, `miss` and `wireguard`.
+//! [`fdb`], [`solicit`], [`tc`]), [`netns`], [`feature`], [`mod@file`], [`sysctl`], [`nft`],
+//! [`conntrack`], and, for the daemon, `monitor`, `miss` and `wireguard`.
 //!
 //! Nothing here decides what should exist: callers say it, as plain values. Every operation is
 //! idempotent where the kernel lets it be, and every request has a deadline.
