@@ -5,6 +5,7 @@
 //! route, neighbour and forwarding entry (`arrivals`); its time and memory are read then.
 
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -215,7 +216,11 @@ pub(super) fn clear(member: &Member) -> Result<()> {
     node.exec("ip", &["link", "delete", DEVICE])?;
     node.exec("nft", &["flush", "ruleset"])?;
     let path = member.subnet_file()?;
-    std::fs::remove_file(&path).with_context(|| format!("delete {}", path.display()))
+    match std::fs::remove_file(&path) {
+        // Written behind the last entry, which is when the daemon was killed.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        deleted => deleted.with_context(|| format!("delete {}", path.display())),
+    }
 }
 
 /// The key and value of peer `n`: 10.1.0.0/24 and on.
