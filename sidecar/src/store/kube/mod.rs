@@ -17,7 +17,7 @@ mod follow;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod identity;
-mod moving;
+mod migrate;
 mod node;
 mod nodes;
 mod pages;
